@@ -1,0 +1,151 @@
+"""Rows of data as a network sees them, a batch at a time.
+
+Dense data lie on the device once and batches are cut from them there; sparse and read-only
+data stay where they are and are made dense batch by batch, never whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """What one step of training sees.
+
+    Attributes
+    ----------
+    x : Tensor of shape (n_labeled + n_unlabeled, n_features)
+        Labelled rows first.
+    y : Tensor of shape (n_labeled,) or (n_labeled, K)
+    weight : Tensor of shape (n_labeled,) or None
+        Sample weights with mean 1 over the training set.
+    unlabeled_share : float
+        The part of the penalty that the unlabelled rows make up, d m / (n + d m).
+    """
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor | None = None
+    unlabeled_share: float = 0.0
+
+
+class Features:
+    """The rows of a design matrix, dense or CSR, to be taken as tensors on a device.
+
+    Parameters
+    ----------
+    X : ndarray or CSR matrix or array of shape (n_samples, n_features)
+    device : torch.device or str
+    resident : bool, default=True
+        Whether dense rows may be copied to the device all at once.
+    """
+
+    def __init__(self, X, device, resident=True):
+        self.device = torch.device(device)
+        self.shape = X.shape
+        self.dtype = X.dtype
+        # torch cannot share read-only memory, and a memory map is not to be copied whole.
+        on_device = isinstance(X, np.ndarray) and X.flags.writeable
+        on_device &= resident or self.device.type == "cpu"
+        self.rows = torch.from_numpy(X).to(self.device) if on_device else X
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def take(self, index: slice | Tensor) -> Tensor:
+        """Tensor of shape (len(index), n_features) with the rows at `index`."""
+        if isinstance(self.rows, Tensor):
+            return self.rows[index if isinstance(index, slice) else index.to(self.device)]
+        block = self.rows[index if isinstance(index, slice) else index.numpy()]
+        block = block.toarray() if hasattr(block, "toarray") else np.array(block)
+        return torch.from_numpy(block).to(self.device)
+
+
+class Rows(torch.utils.data.Dataset):
+    """Labelled rows, and unlabelled ones beside them.
+
+    Parameters
+    ----------
+    features : Features
+    y : Tensor of shape (n_samples,) or (n_samples, K)
+    weight : Tensor of shape (n_samples,), default=None
+        Sample weights with mean 1 over the rows of `index`.
+    index : Tensor of int64, default=None
+        The rows of `features` that belong to the data set; all by default.
+    unlabeled : Features, default=None
+    unlabeled_share : float, default=0.0
+        See :class:`Batch`.
+    """
+
+    def __init__(self, features, y, weight=None, index=None, unlabeled=None, unlabeled_share=0.0):
+        self.features = features
+        self.y = y
+        self.weight = weight
+        self.index = index
+        self.unlabeled = unlabeled
+        self.unlabeled_share = unlabeled_share
+
+    def __len__(self) -> int:
+        return len(self.features) if self.index is None else len(self.index)
+
+    def __getitem__(self, index):
+        return self.batch(slice(index, index + 1))
+
+    def batch(self, position: slice | Tensor, unlabeled: Tensor | None = None) -> Batch:
+        """The rows at `position`, followed by those at `unlabeled` of the unlabelled ones."""
+        index = position if self.index is None else self.index[position]
+        x = self.features.take(index)
+        if unlabeled is not None:
+            x = torch.cat([x, self.unlabeled.take(unlabeled)])
+        on_device = index if isinstance(index, slice) else index.to(self.y.device)
+        weight = None if self.weight is None else self.weight[on_device]
+        return Batch(x, self.y[on_device], weight, self.unlabeled_share)
+
+
+class Batches:
+    """Iterates over the batches of one epoch, in a new order each time.
+
+    Parameters
+    ----------
+    rows : Rows
+    batch_size : int
+    shuffle : bool
+    generator : torch.Generator
+        On the CPU, so that the order is the same on every device.
+
+    Notes
+    -----
+    An epoch is one pass over the labelled rows. Each of its batches is joined by as many
+    unlabelled rows as it has labelled ones (or all there are), in turn.
+    """
+
+    def __init__(self, rows: Rows, batch_size: int, shuffle: bool, generator):
+        self.rows = rows
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.generator = generator
+        self._unlabeled = None if rows.unlabeled is None else self._endless(len(rows.unlabeled))
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for position in self._positions(len(self.rows)):
+            unlabeled = None if self._unlabeled is None else next(self._unlabeled)
+            yield self.rows.batch(position, unlabeled)
+
+    def _positions(self, n_rows: int) -> Iterator[slice | Tensor]:
+        starts = range(0, n_rows, self.batch_size)
+        if self.shuffle:
+            order = torch.randperm(n_rows, generator=self.generator)
+            return (order[start : start + self.batch_size] for start in starts)
+        return (slice(start, min(start + self.batch_size, n_rows)) for start in starts)
+
+    def _endless(self, n_rows: int) -> Iterator[slice | Tensor]:
+        while True:
+            yield from self._positions(n_rows)

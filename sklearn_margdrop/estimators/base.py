@@ -1,0 +1,348 @@
+"""What the network estimators share: validate, build, fit, store."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from abc import ABCMeta, abstractmethod
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, _fit_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+from skorch.helper import predefined_split
+
+from sklearn_margdrop.batches import Features, Rows
+from sklearn_margdrop.layers import ACTIVATIONS
+from sklearn_margdrop.objective import METHODS
+from sklearn_margdrop.training import InverseDecay, MarginalizedNet, Stopping
+from sklearn_margdrop.validation import (
+    check_device,
+    check_hidden_layer_sizes,
+    check_noise,
+    check_seed,
+    check_sites,
+    check_weights,
+    to_tensor,
+)
+
+_DIVERGED = (
+    "The objective or the weights became non-finite in epoch {epoch}. Lower learning_rate_init "
+    "(now {rate:g}), scale the features (StandardScaler or MinMaxScaler), or weaken the noise."
+)
+
+
+class BaseMarginalizedNetwork(BaseEstimator, metaclass=ABCMeta):
+    """Base of the network estimators; subclasses say what the target is.
+
+    A subclass encodes ``y``, names the family, and turns the linear predictor into predictions.
+    """
+
+    _parameter_constraints: dict = {
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "noise": [str],
+        "noise_placement": [str, "array-like"],
+        "retain_rate": [Interval(Real, 0, 1, closed="right"), "array-like"],
+        "noise_std": [Interval(Real, 0, None, closed="left"), "array-like"],
+        "method": [StrOptions(set(METHODS))],
+        "n_probes": [Interval(Integral, 1, None, closed="left"), None],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "unlabeled_discount": [Interval(Real, 0, None, closed="left")],
+        "solver": [StrOptions({"adam", "sgd"})],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "learning_rate_decay": [Interval(Real, 0, None, closed="left")],
+        "momentum": [Interval(Real, 0, 1, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "shuffle": ["boolean"],
+        "warm_start": ["boolean"],
+        "device": [str, torch.device],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    @abstractmethod
+    def _encode_target(self, y, dtype, first, classes=None):
+        """The target as ints (n_samples,) or floats (n_samples, K)."""
+
+    @abstractmethod
+    def _family(self):
+        """The family of the target that was encoded last, and its K."""
+
+    @abstractmethod
+    def _scorer(self):
+        """A picklable function of a validation set's (eta, y, weight) that returns its score."""
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, sample_weight=None, X_unlabeled=None):
+        """Fit the network.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training data. float32 data are fitted in float32, all others in float64. Sparse
+            data are made dense a batch at a time.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Target values.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights; only their ratios matter. An integer weight is the same
+            as that many copies of the row.
+        X_unlabeled : {array-like, sparse matrix} of shape (n_unlabeled, n_features), default=None
+            Rows without a target that sharpen the penalty, see `unlabeled_discount`.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or the data are invalid, before any training starts, or if the
+            objective becomes non-finite while `early_stopping` is off.
+        """
+        continuing = self.warm_start and hasattr(self, "net_")
+        random_state = check_random_state(self.random_state)
+        rows, valid = self._rows(
+            X, y, sample_weight, X_unlabeled, first=not continuing, random_state=random_state
+        )
+        net = self._build_net(rows, random_state)
+        if continuing:
+            self._take_over(net, self.net_)
+        self._train(net, rows, valid, self.max_iter)
+        if net.stop_reason_ == "diverged" and not net.restored_best_:
+            raise ValueError(self._diverged(net))
+        self.net_ = net
+        if net.stop_reason_ == "diverged":
+            message = self._diverged(net) + " The best weights so far were kept."
+            warnings.warn(message, ConvergenceWarning, stacklevel=2)
+        elif net.stop_reason_ == "interrupted":
+            warnings.warn(
+                f"Training was interrupted by the user in epoch {len(net.history) + 1}; the "
+                "estimator keeps the weights it had reached.",
+                stacklevel=2,
+            )
+        elif net.stop_reason_ == "max_iter":
+            warnings.warn(
+                f"Training stopped at max_iter={self.max_iter} epochs before it converged; "
+                "increase max_iter, learning_rate_init or tol.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return self._store()
+
+    def _partial_fit(self, X, y, sample_weight, X_unlabeled, classes=None):
+        if self.early_stopping:
+            raise ValueError(
+                "partial_fit does not support early_stopping=True: it sees no fixed data to "
+                "validate on. Set early_stopping=False or use fit."
+            )
+        first = not hasattr(self, "net_")
+        rows, _ = self._rows(
+            X, y, sample_weight, X_unlabeled, first=first, incremental=True, classes=classes
+        )
+        net = self._build_net(rows, check_random_state(self.random_state)) if first else self.net_
+        before = copy.deepcopy((net.module_.state_dict(), net.optimizer_.state_dict()))
+        self._train(net, rows, None, epochs=1)
+        if net.stop_reason_ == "diverged":
+            net.module_.load_state_dict(before[0])
+            net.optimizer_.load_state_dict(before[1])
+            raise ValueError(self._diverged(net) + " The weights were left as they were.")
+        self.net_ = net
+        return self._store()
+
+    def _rows(
+        self,
+        X,
+        y,
+        sample_weight,
+        X_unlabeled,
+        *,
+        first,
+        random_state=None,
+        incremental=False,
+        classes=None,
+    ):
+        """The training rows and, with early stopping, the validation rows."""
+        device = check_device(self.device)
+        self._layers()  # wrong sizes and sites are found before the data are looked at
+        dtype = [np.float64, np.float32] if first else self._dtype()
+        if device.type == "mps":
+            dtype = np.float32
+        checks = {"accept_sparse": "csr", "dtype": dtype, "order": "C"}
+        X, y = validate_data(self, X, y, reset=first, multi_output=True, y_numeric=False, **checks)
+        weight = check_weights(sample_weight, X)
+        y = self._encode_target(y, X.dtype, first, classes)
+        weight = weight * self._target_weight(y, weight, incremental)
+        if X_unlabeled is not None:
+            X_unlabeled = validate_data(
+                self, X_unlabeled, reset=False, **(checks | {"dtype": X.dtype})
+            )
+        kept = np.flatnonzero(weight)
+        parts = [kept]
+        if self.early_stopping:
+            parts = self._split(kept, y, random_state)
+        features, y = Features(X, device), to_tensor(y, device)
+        train, *valid = (self._subset(features, y, weight, part, incremental) for part in parts)
+        if X_unlabeled is not None and self.unlabeled_discount > 0:
+            mass = self.unlabeled_discount * X_unlabeled.shape[0]
+            train.unlabeled = Features(X_unlabeled, device)
+            train.unlabeled_share = mass / (mass + weight[parts[0]].sum())
+        return train, valid[0] if valid else None
+
+    def _subset(self, features, y, weight, index, incremental):
+        # fit takes only the ratios of the weights; a chunk of a stream cannot know the mean.
+        part = weight[index] if incremental else weight[index] / weight[index].mean()
+        unit = np.all(part == 1)
+        weight = np.zeros(len(weight), dtype=features.dtype)
+        weight[index] = part
+        everything = len(index) == len(features)
+        return Rows(
+            features,
+            y,
+            weight=None if unit else to_tensor(weight, features.device),
+            index=None if everything else torch.from_numpy(index),
+        )
+
+    def _split(self, index, y, random_state):
+        try:
+            parts = train_test_split(
+                index,
+                test_size=self.validation_fraction,
+                random_state=random_state,
+                stratify=y[index] if self._stratifies else None,
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"early_stopping=True could not set aside a validation set: {error} Change "
+                "validation_fraction, add rows, or set early_stopping=False."
+            ) from error
+        if len(parts[1]) < 2:
+            raise ValueError(
+                "early_stopping=True left fewer than 2 rows to validate on; raise "
+                "validation_fraction, add rows, or set early_stopping=False."
+            )
+        return [np.sort(part) for part in parts]
+
+    _stratifies = False
+
+    def _target_weight(self, y, weight, incremental):
+        """A factor of the sample weights that depends on the encoded target."""
+        return 1.0
+
+    def _layers(self):
+        sizes = check_hidden_layer_sizes(self.hidden_layer_sizes)
+        sites = check_sites(self.noise_placement, len(sizes))
+        strengths = {"retain_rate": self.retain_rate, "noise_std": self.noise_std}
+        return sizes, check_noise(self.noise, sites, strengths)
+
+    def _build_net(self, rows, random_state):
+        hidden, noise = self._layers()
+        family, n_outputs = self._family()
+        device = rows.features.device
+        n_features = rows.features.shape[1]
+        callbacks = [Stopping(*self._monitor(), self.n_iter_no_change)]
+        if self.learning_rate_decay > 0:
+            callbacks.insert(0, InverseDecay(self.learning_rate_decay))
+        batch_size = 200 if self.batch_size == "auto" else self.batch_size
+        optimizer = {
+            "adam": {"optimizer": torch.optim.Adam},
+            "sgd": {"optimizer": torch.optim.SGD, "optimizer__momentum": self.momentum},
+        }[self.solver]
+        seed = check_seed(random_state)
+        net = MarginalizedNet(
+            module__layer_sizes=(n_features, *hidden, n_outputs),
+            module__activation=self.activation,
+            module__noise=noise,
+            module__seed=seed,
+            module__dtype=torch.float32 if rows.features.dtype == np.float32 else torch.float64,
+            criterion__family=family,
+            criterion__method=self.method,
+            criterion__n_probes=self.n_probes,
+            criterion__alpha=float(self.alpha),
+            lr=float(self.learning_rate_init),
+            batch_size=int(batch_size),
+            shuffle=self.shuffle,
+            scorer=self._scorer(),
+            predict_nonlinearity=family.mean,
+            callbacks=callbacks,
+            device=str(device),
+            seed=seed,
+            verbose=int(self.verbose),
+            **optimizer,
+        )
+        return net.initialize()
+
+    def _monitor(self):
+        return ("valid_score" if self.early_stopping else "train_loss"), self.tol
+
+    def _take_over(self, net, previous):
+        """Start `net` from the weights and the history of a previous fit."""
+        sizes = net.get_params()["module__layer_sizes"]
+        if sizes != previous.get_params()["module__layer_sizes"]:
+            raise ValueError(
+                f"warm_start=True needs the layers of the previous fit, "
+                f"{previous.get_params()['module__layer_sizes']}, but hidden_layer_sizes and y "
+                f"now make them {sizes}; set warm_start=False."
+            )
+        net.module_.load_state_dict(previous.module_.state_dict())
+        net.history = copy.deepcopy(previous.history)
+
+    def _train(self, net, rows, valid, epochs):
+        net.train_split = None if valid is None else predefined_split(valid)
+        net.max_epochs = epochs
+        net.partial_fit(rows)
+        net.train_split = None  # the model is not to carry its validation data along
+        net.module_.zero_grad()
+
+    def _diverged(self, net):
+        return _DIVERGED.format(epoch=len(net.history) + 1, rate=self.learning_rate_init)
+
+    def _store(self):
+        history = self.net_.history
+        scores = [epoch["valid_score"] for epoch in history if "valid_score" in epoch]
+        self.n_iter_ = len(history)
+        self.loss_curve_ = [epoch["train_loss"] for epoch in history]
+        self.penalty_curve_ = [epoch["penalty"] for epoch in history]
+        self.validation_scores_ = scores if self.early_stopping else None
+        self.best_validation_score_ = max(scores, default=None) if self.early_stopping else None
+        return self
+
+    def _dtype(self):
+        weight = self.net_.module_.linears[0].weight
+        return np.float32 if weight.dtype == torch.float32 else np.float64
+
+    def _linear_predictor(self, X):
+        check_is_fitted(self)
+        X = validate_data(
+            self, X, reset=False, accept_sparse="csr", dtype=self._dtype(), order="C"
+        )
+        return self.net_.linear_predictor(Features(X, self.net_.device, resident=False))
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "net_")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    @property
+    def coefs_(self):
+        """Weights of each layer, a list of arrays of shape (fan_in, fan_out)."""
+        return [linear.weight.detach().cpu().numpy().T for linear in self.net_.module_.linears]
+
+    @property
+    def intercepts_(self):
+        """Intercepts of each layer, a list of arrays of shape (fan_out,)."""
+        return [linear.bias.detach().cpu().numpy() for linear in self.net_.module_.linears]

@@ -1,0 +1,406 @@
+"""The network for class labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.metrics import accuracy_score
+from sklearn.utils import column_or_1d
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+
+from sklearn_margdrop.estimators.base import BaseMarginalizedNetwork
+from sklearn_margdrop.families import Bernoulli, Categorical
+
+
+class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
+    r"""Neural network classifier regularised by marginalised dropout.
+
+    Instead of drawing noise on the units, training minimises the expectation of the log loss
+    under noise to second order, which needs no sampling::
+
+        mean over samples of (loss + R) + alpha / 2 * ||weights||^2
+
+    where R, the penalty, is the curvature of the loss times the variance that the noise gives
+    the logits. See the :ref:`user guide <user_guide>`.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or array-like of shape (n_hidden,), default=(100,)
+        Width of each hidden layer. ``()`` is a generalised linear model.
+
+    activation : {"relu", "logistic", "tanh", "identity"}, default="relu"
+        Activation function of the hidden layers.
+
+    noise : {"dropout", "gaussian"}, default="dropout"
+        What is marginalised. `"dropout"` multiplies a unit by Bernoulli(q)/q, with q the
+        `retain_rate`; `"gaussian"` adds a normal with standard deviation `noise_std`. Both
+        leave the mean of a unit as it is.
+
+    noise_placement : {"both", "input", "hidden", "none"} or array-like of int, default="both"
+        Which sites are noisy. A sequence lists them: 0 is the input, l the output of hidden
+        layer l. `"both"` is every site, `"none"` is an ordinary network.
+
+    retain_rate : float or array-like of shape (n_noisy_sites,), default=0.8
+        Probability in (0, 1] that dropout keeps a unit; one for all noisy sites, or one for
+        each in the order of `noise_placement`. 1 is no noise.
+
+    noise_std : float or array-like of shape (n_noisy_sites,), default=0.1
+        Standard deviation of gaussian noise, in the units of the activations (of the features,
+        at the input). 0 is no noise.
+
+    method : {"diagonal", "quadratic", "sampling"}, default="diagonal"
+        How the expectation over the noise is evaluated. `"diagonal"` pushes variances through
+        the layers and drops their cross terms (P, Eq. 9), about the cost of a second forward
+        pass. `"quadratic"` is the exact second-order penalty (P, Eq. 8). `"sampling"` draws
+        the noise: ordinary dropout.
+
+    n_probes : int, default=None
+        With ``method="quadratic"``, the number of random combinations that stand for the
+        outputs: unbiased, at a cost that does not depend on their number. None is exact.
+
+    alpha : float, default=1e-5
+        Strength of the L2 penalty ``alpha / 2 * ||weights||^2``, added to the mean loss over
+        the samples. (`MLPClassifier` divides its `alpha` by the number of samples.)
+
+    unlabeled_discount : float, default=1.0
+        Weight d of an unlabelled row relative to a labelled one in the penalty, which is
+        ``(R + d * R_unlabeled) / (n + d * m)`` for n labelled and m unlabelled rows (W).
+
+    solver : {"adam", "sgd"}, default="adam"
+        Optimiser of the weights.
+
+    batch_size : int or "auto", default="auto"
+        Rows in a batch, at most all of them. `"auto"` is ``min(200, n_samples)``.
+
+    learning_rate_init : float, default=0.001
+        Step size in the first epoch.
+
+    learning_rate_decay : float, default=0.0
+        The step size of epoch i = 0, 1, ... is ``learning_rate_init / (1 + decay * i)``.
+
+    momentum : float, default=0.9
+        Momentum in [0, 1) of ``solver="sgd"``.
+
+    max_iter : int, default=200
+        Largest number of epochs (passes over the labelled rows) of a fit.
+
+    tol : float, default=1e-4
+        The fit ends when the objective, or with `early_stopping` the validation score, has not
+        improved by more than `tol` on its best value for `n_iter_no_change` epochs in a row.
+
+    n_iter_no_change : int, default=10
+        See `tol`.
+
+    early_stopping : bool, default=False
+        Whether to set a part of the training data aside, stop when the score on it no longer
+        improves, and keep the weights that scored best.
+
+    validation_fraction : float, default=0.1
+        That part, in (0, 1). Used only with `early_stopping`.
+
+    shuffle : bool, default=True
+        Whether to visit the rows in a new order each epoch.
+
+    warm_start : bool, default=False
+        Whether `fit` goes on from the weights of the previous call.
+
+    class_weight : dict or "balanced", default=None
+        Weights of the classes, ``{label: weight}``; `"balanced"` weights them inversely to
+        their frequency. Multiplies `sample_weight`.
+
+    device : str or torch.device, default="auto"
+        Where to compute: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, ... `"auto"` is the first CUDA
+        GPU if there is one, else the CPU.
+
+    random_state : int, RandomState instance or None, default=None
+        Seeds the initial weights, the order of the rows, the validation split and the noise.
+        An int gives the same result, to the last bit, on the same machine.
+
+    verbose : bool or int, default=False
+        Whether to print the objective, penalty, validation score and seconds of each epoch.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels, sorted.
+
+    coefs_ : list of ndarray of shape (fan_in, fan_out)
+        Weights of each layer, from the input to the output.
+
+    intercepts_ : list of ndarray of shape (fan_out,)
+        Intercepts of each layer.
+
+    n_iter_ : int
+        Epochs behind the weights, over all calls with `warm_start` or `partial_fit`.
+
+    loss_curve_ : list of float
+        Objective (loss + penalty + L2) of each epoch, in nats per sample, averaged over its
+        batches.
+
+    penalty_curve_ : list of float
+        The noise penalty's part of it; nan where ``method="sampling"`` noises the loss itself.
+
+    validation_scores_ : list of float or None
+        Score of the validation set after each epoch, with `early_stopping`.
+
+    best_validation_score_ : float or None
+        The score of the weights that were kept, with `early_stopping`.
+
+    net_ : skorch.NeuralNet
+        The fitted net: ``net_.module_`` is the torch module, ``net_.history`` the record.
+
+    n_features_in_ : int
+        Number of features seen during `fit`.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features seen during `fit`, where they are all strings.
+
+    See Also
+    --------
+    MarginalizedDropoutRegressor : The same network for real-valued targets and counts.
+    sklearn.neural_network.MLPClassifier : The network without noise.
+
+    References
+    ----------
+    .. [P] "Regularization from marginalized noise in deep nets", Eqs. 1-9.
+    .. [W] S. Wager, S. Wang, P. Liang, "Dropout training as adaptive regularization",
+       NIPS 2013.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_margdrop import MarginalizedDropoutClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = MarginalizedDropoutClassifier(random_state=0).fit(X, y)
+    >>> clf.predict(X[:3])
+    array([0, 0, 0])
+    >>> clf.score(X, y) > 0.95
+    True
+    """
+
+    _parameter_constraints: dict = {
+        **BaseMarginalizedNetwork._parameter_constraints,
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+    }
+    _stratifies = True
+
+    def __init__(
+        self,
+        hidden_layer_sizes=(100,),
+        *,
+        activation="relu",
+        noise="dropout",
+        noise_placement="both",
+        retain_rate=0.8,
+        noise_std=0.1,
+        method="diagonal",
+        n_probes=None,
+        alpha=1e-5,
+        unlabeled_discount=1.0,
+        solver="adam",
+        batch_size="auto",
+        learning_rate_init=0.001,
+        learning_rate_decay=0.0,
+        momentum=0.9,
+        max_iter=200,
+        tol=1e-4,
+        n_iter_no_change=10,
+        early_stopping=False,
+        validation_fraction=0.1,
+        shuffle=True,
+        warm_start=False,
+        class_weight=None,
+        device="auto",
+        random_state=None,
+        verbose=False,
+    ):
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.noise = noise
+        self.noise_placement = noise_placement
+        self.retain_rate = retain_rate
+        self.noise_std = noise_std
+        self.method = method
+        self.n_probes = n_probes
+        self.alpha = alpha
+        self.unlabeled_discount = unlabeled_discount
+        self.solver = solver
+        self.batch_size = batch_size
+        self.learning_rate_init = learning_rate_init
+        self.learning_rate_decay = learning_rate_decay
+        self.momentum = momentum
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.shuffle = shuffle
+        self.warm_start = warm_start
+        self.class_weight = class_weight
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y, classes=None, sample_weight=None, X_unlabeled=None):
+        """Train for one epoch on the given rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            A chunk of the training data.
+        y : array-like of shape (n_samples,)
+            Class labels.
+        classes : array-like of shape (n_classes,), default=None
+            All the classes that will ever occur. Required in the first call.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights, relative to a row of weight 1.
+        X_unlabeled : {array-like, sparse matrix} of shape (n_unlabeled, n_features), default=None
+            Rows without a label that sharpen the penalty.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+        """
+        if classes is None and not hasattr(self, "net_"):
+            raise ValueError("classes must be passed on the first call to partial_fit.")
+        return self._partial_fit(X, y, sample_weight, X_unlabeled, classes=classes)
+
+    def predict(self, X):
+        """Predict the most probable class.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Class labels.
+        """
+        return self.classes_[_most_probable(self._linear_predictor(X)).cpu().numpy()]
+
+    def predict_proba(self, X):
+        """Predict the probability of each class.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Probabilities, with the classes in the order of `classes_`.
+        """
+        return _logits(self._linear_predictor(X)).softmax(-1).cpu().numpy()
+
+    def predict_log_proba(self, X):
+        """Predict the logarithm of the probability of each class.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Log-probabilities, finite even where the probability underflows.
+        """
+        return _logits(self._linear_predictor(X)).log_softmax(-1).cpu().numpy()
+
+    def decision_function(self, X):
+        """The linear predictor of the output layer.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_classes)
+            The log-odds of ``classes_[1]`` for two classes, else one logit for each class.
+        """
+        eta = self._linear_predictor(X).cpu().numpy()
+        return eta[:, 0] if eta.shape[1] == 1 else eta
+
+    def _encode_target(self, y, dtype, first, classes=None):
+        check_classification_targets(y)
+        if type_of_target(y).startswith("multilabel"):
+            raise ValueError(
+                "y has several labels per row; wrap the estimator in "
+                "sklearn.multioutput.MultiOutputClassifier."
+            )
+        y = column_or_1d(y, warn=True)
+        seen = np.unique(y)
+        if classes is not None:
+            classes = np.unique(column_or_1d(classes))
+        if first:
+            known = seen if classes is None else classes
+            if len(known) < 2:
+                raise ValueError(
+                    "A classifier needs samples of at least 2 classes; the data contain only "
+                    f"one class: {known[0]!r}."
+                )
+            self.classes_ = known
+        elif classes is not None and not np.array_equal(classes, self.classes_):
+            raise ValueError(
+                f"classes={classes!r} are not those of the first call, {self.classes_!r}."
+            )
+        unseen = np.setdiff1d(seen, self.classes_)
+        if len(unseen):
+            raise ValueError(
+                f"y contains labels {unseen!r} that are not in classes {self.classes_!r}; pass "
+                "all of them as `classes` in the first call to partial_fit, or fit anew with "
+                "warm_start=False."
+            )
+        codes = np.searchsorted(self.classes_, y)
+        return codes.astype(dtype)[:, None] if len(self.classes_) == 2 else codes
+
+    def _target_weight(self, y, weight, incremental):
+        if self.class_weight is None:
+            return 1.0
+        if incremental and self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' is not supported by partial_fit, which sees only a "
+                "chunk of the classes' frequencies; pass a dict, e.g. from "
+                "sklearn.utils.class_weight.compute_class_weight."
+            )
+        codes = y.astype(int).ravel()
+        factors = compute_class_weight(
+            self.class_weight,
+            classes=self.classes_,
+            y=self.classes_[codes],
+            sample_weight=weight,
+        )
+        return factors[codes]
+
+    def _family(self):
+        n_classes = len(self.classes_)
+        return (Bernoulli(), 1) if n_classes == 2 else (Categorical(), n_classes)
+
+    def _scorer(self):
+        return _validation_accuracy
+
+
+def _validation_accuracy(eta, y, weight):
+    weight = None if weight is None else weight.cpu().numpy()
+    codes = y.long().ravel().cpu().numpy()
+    return accuracy_score(codes, _most_probable(eta).cpu().numpy(), sample_weight=weight)
+
+
+def _most_probable(eta):
+    """Index of the most probable class, from one or from K logits."""
+    return (eta[:, 0] > 0).long() if eta.shape[1] == 1 else eta.argmax(-1)
+
+
+def _logits(eta):
+    """K logits for K classes, from one for two classes."""
+    return torch.cat([torch.zeros_like(eta), eta], dim=1) if eta.shape[1] == 1 else eta

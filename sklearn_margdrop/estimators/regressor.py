@@ -1,0 +1,355 @@
+"""The network for real-valued targets and counts."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from sklearn.base import RegressorMixin, _fit_context
+from sklearn.metrics import d2_tweedie_score, r2_score
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils._param_validation import StrOptions
+
+from sklearn_margdrop.estimators.base import BaseMarginalizedNetwork
+from sklearn_margdrop.families import FAMILIES
+
+_FAMILIES = ("normal", "poisson")
+
+
+class MarginalizedDropoutRegressor(RegressorMixin, BaseMarginalizedNetwork):
+    r"""Neural network regressor regularised by marginalised dropout.
+
+    Instead of drawing noise on the units, training minimises the expectation of the loss under
+    noise to second order, which needs no sampling::
+
+        mean over samples of (loss + R) + alpha / 2 * ||weights||^2
+
+    where the loss is half the deviance of the `family` and R, the penalty, is the curvature of
+    the loss times the variance that the noise gives the linear predictor. See the
+    :ref:`user guide <user_guide>`.
+
+    Parameters
+    ----------
+    family : {"normal", "poisson"}, default="normal"
+        Distribution of the target. `"normal"` is the squared error with the identity link;
+        `"poisson"` is for counts and rates, with the logarithmic link.
+
+    hidden_layer_sizes : int or array-like of shape (n_hidden,), default=(100,)
+        Width of each hidden layer. ``()`` is a generalised linear model.
+
+    activation : {"relu", "logistic", "tanh", "identity"}, default="relu"
+        Activation function of the hidden layers.
+
+    noise : {"dropout", "gaussian"}, default="dropout"
+        What is marginalised. `"dropout"` multiplies a unit by Bernoulli(q)/q, with q the
+        `retain_rate`; `"gaussian"` adds a normal with standard deviation `noise_std`. Both
+        leave the mean of a unit as it is.
+
+    noise_placement : {"both", "input", "hidden", "none"} or array-like of int, default="both"
+        Which sites are noisy. A sequence lists them: 0 is the input, l the output of hidden
+        layer l. `"both"` is every site, `"none"` is an ordinary network.
+
+    retain_rate : float or array-like of shape (n_noisy_sites,), default=0.8
+        Probability in (0, 1] that dropout keeps a unit; one for all noisy sites, or one for
+        each in the order of `noise_placement`. 1 is no noise.
+
+    noise_std : float or array-like of shape (n_noisy_sites,), default=0.1
+        Standard deviation of gaussian noise, in the units of the activations (of the features,
+        at the input). 0 is no noise.
+
+    method : {"diagonal", "quadratic", "sampling"}, default="diagonal"
+        How the expectation over the noise is evaluated. `"diagonal"` pushes variances through
+        the layers and drops their cross terms (P, Eq. 9), about the cost of a second forward
+        pass. `"quadratic"` is the exact second-order penalty (P, Eq. 8). `"sampling"` draws
+        the noise: ordinary dropout.
+
+    n_probes : int, default=None
+        With ``method="quadratic"``, the number of random combinations that stand for the
+        outputs: unbiased, at a cost that does not depend on their number. None is exact.
+
+    alpha : float, default=1e-5
+        Strength of the L2 penalty ``alpha / 2 * ||weights||^2``, added to the mean loss over
+        the samples. (`MLPClassifier` divides its `alpha` by the number of samples.)
+
+    unlabeled_discount : float, default=1.0
+        Weight d of an unlabelled row relative to a labelled one in the penalty, which is
+        ``(R + d * R_unlabeled) / (n + d * m)`` for n labelled and m unlabelled rows (W).
+
+    solver : {"adam", "sgd"}, default="adam"
+        Optimiser of the weights.
+
+    batch_size : int or "auto", default="auto"
+        Rows in a batch, at most all of them. `"auto"` is ``min(200, n_samples)``.
+
+    learning_rate_init : float, default=0.001
+        Step size in the first epoch.
+
+    learning_rate_decay : float, default=0.0
+        The step size of epoch i = 0, 1, ... is ``learning_rate_init / (1 + decay * i)``.
+
+    momentum : float, default=0.9
+        Momentum in [0, 1) of ``solver="sgd"``.
+
+    max_iter : int, default=200
+        Largest number of epochs (passes over the labelled rows) of a fit.
+
+    tol : float, default=1e-4
+        The fit ends when the objective, or with `early_stopping` the validation score, has not
+        improved by more than `tol` on its best value for `n_iter_no_change` epochs in a row.
+
+    n_iter_no_change : int, default=10
+        See `tol`.
+
+    early_stopping : bool, default=False
+        Whether to set a part of the training data aside, stop when the score on it no longer
+        improves, and keep the weights that scored best.
+
+    validation_fraction : float, default=0.1
+        That part, in (0, 1). Used only with `early_stopping`.
+
+    shuffle : bool, default=True
+        Whether to visit the rows in a new order each epoch.
+
+    warm_start : bool, default=False
+        Whether `fit` goes on from the weights of the previous call.
+
+    device : str or torch.device, default="auto"
+        Where to compute: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, ... `"auto"` is the first CUDA
+        GPU if there is one, else the CPU.
+
+    random_state : int, RandomState instance or None, default=None
+        Seeds the initial weights, the order of the rows, the validation split and the noise.
+        An int gives the same result, to the last bit, on the same machine.
+
+    verbose : bool or int, default=False
+        Whether to print the objective, penalty, validation score and seconds of each epoch.
+
+    Attributes
+    ----------
+    n_outputs_ : int
+        Number of target columns.
+
+    coefs_ : list of ndarray of shape (fan_in, fan_out)
+        Weights of each layer, from the input to the output.
+
+    intercepts_ : list of ndarray of shape (fan_out,)
+        Intercepts of each layer.
+
+    n_iter_ : int
+        Epochs behind the weights, over all calls with `warm_start` or `partial_fit`.
+
+    loss_curve_ : list of float
+        Objective (loss + penalty + L2) of each epoch, in nats per sample, averaged over its
+        batches.
+
+    penalty_curve_ : list of float
+        The noise penalty's part of it; nan where ``method="sampling"`` noises the loss itself.
+
+    validation_scores_ : list of float or None
+        Score of the validation set after each epoch, with `early_stopping`.
+
+    best_validation_score_ : float or None
+        The score of the weights that were kept, with `early_stopping`.
+
+    net_ : skorch.NeuralNet
+        The fitted net: ``net_.module_`` is the torch module, ``net_.history`` the record.
+
+    n_features_in_ : int
+        Number of features seen during `fit`.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features seen during `fit`, where they are all strings.
+
+    See Also
+    --------
+    MarginalizedDropoutClassifier : The same network for class labels.
+    sklearn.neural_network.MLPRegressor : The network without noise.
+
+    References
+    ----------
+    .. [P] "Regularization from marginalized noise in deep nets", Eqs. 1-9.
+    .. [W] S. Wager, S. Wang, P. Liang, "Dropout training as adaptive regularization",
+       NIPS 2013.
+
+    Examples
+    --------
+    >>> from sklearn.compose import TransformedTargetRegressor
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sklearn_margdrop import MarginalizedDropoutRegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = TransformedTargetRegressor(
+    ...     make_pipeline(StandardScaler(), MarginalizedDropoutRegressor(random_state=0)),
+    ...     transformer=StandardScaler(),
+    ... )
+    >>> model.fit(X, y).score(X, y) > 0.5
+    True
+    """
+
+    _parameter_constraints: dict = {
+        **BaseMarginalizedNetwork._parameter_constraints,
+        "family": [StrOptions(set(_FAMILIES))],
+    }
+
+    def __init__(
+        self,
+        family="normal",
+        *,
+        hidden_layer_sizes=(100,),
+        activation="relu",
+        noise="dropout",
+        noise_placement="both",
+        retain_rate=0.8,
+        noise_std=0.1,
+        method="diagonal",
+        n_probes=None,
+        alpha=1e-5,
+        unlabeled_discount=1.0,
+        solver="adam",
+        batch_size="auto",
+        learning_rate_init=0.001,
+        learning_rate_decay=0.0,
+        momentum=0.9,
+        max_iter=200,
+        tol=1e-4,
+        n_iter_no_change=10,
+        early_stopping=False,
+        validation_fraction=0.1,
+        shuffle=True,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=False,
+    ):
+        self.family = family
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.noise = noise
+        self.noise_placement = noise_placement
+        self.retain_rate = retain_rate
+        self.noise_std = noise_std
+        self.method = method
+        self.n_probes = n_probes
+        self.alpha = alpha
+        self.unlabeled_discount = unlabeled_discount
+        self.solver = solver
+        self.batch_size = batch_size
+        self.learning_rate_init = learning_rate_init
+        self.learning_rate_decay = learning_rate_decay
+        self.momentum = momentum
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.shuffle = shuffle
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y, sample_weight=None, X_unlabeled=None):
+        """Train for one epoch on the given rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            A chunk of the training data.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Target values.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights, relative to a row of weight 1.
+        X_unlabeled : {array-like, sparse matrix} of shape (n_unlabeled, n_features), default=None
+            Rows without a target that sharpen the penalty.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+        """
+        return self._partial_fit(X, y, sample_weight, X_unlabeled)
+
+    def predict(self, X):
+        """Predict the mean of the target.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            Predictions, in the shape of the target seen during `fit`.
+        """
+        mean = self._family()[0].mean(self._linear_predictor(X)).cpu().numpy()
+        return mean[:, 0] if self.n_outputs_ == 1 else mean
+
+    def score(self, X, y, sample_weight=None):
+        """The fraction of deviance explained, D^2; the usual R^2 for the normal family.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Data.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            True targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights.
+
+        Returns
+        -------
+        float
+            At most 1; 0 for a constant prediction of the mean, averaged over the outputs.
+        """
+        y = self._check_target(y, np.float64)
+        check_consistent_length(X, y, sample_weight)
+        mean = self.predict(X).reshape(y.shape)
+        return _explained_deviance(self.family, y, mean, sample_weight)
+
+    def _encode_target(self, y, dtype, first, classes=None):
+        y = self._check_target(y, dtype)
+        if first:
+            self.n_outputs_ = y.shape[1]
+        elif y.shape[1] != self.n_outputs_:
+            raise ValueError(f"y has {y.shape[1]} columns, but {self.n_outputs_} were fitted.")
+        return y
+
+    def _check_target(self, y, dtype):
+        """`y` as a float array of shape (n_samples, n_outputs)."""
+        y = check_array(y, input_name="y", ensure_2d=False, dtype=dtype)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        if self.family == "poisson" and (y < 0).any():
+            raise ValueError("y has negative values, which family='poisson' does not allow.")
+        return y.reshape(len(y), -1)
+
+    def _family(self):
+        return FAMILIES[self.family](), self.n_outputs_
+
+    def _scorer(self):
+        return partial(_validation_score, self.family)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        tags.target_tags.positive_only = self.family == "poisson"
+        return tags
+
+
+def _validation_score(family, eta, y, weight):
+    mean = FAMILIES[family]().mean(eta).cpu().numpy()
+    weight = None if weight is None else weight.cpu().numpy()
+    return _explained_deviance(family, y.cpu().numpy(), mean, weight)
+
+
+def _explained_deviance(family, y, mean, weight):
+    """D^2 averaged over the columns of `y` and `mean`."""
+    if family == "normal":
+        return r2_score(y, mean, sample_weight=weight)
+    # A mean that underflowed is not zero.
+    mean = np.maximum(mean, np.finfo(mean.dtype).tiny)
+    columns = zip(y.T, mean.T, strict=True)
+    return float(np.mean([d2_tweedie_score(*c, sample_weight=weight, power=1) for c in columns]))

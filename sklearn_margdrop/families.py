@@ -1,0 +1,178 @@
+"""Exponential families: what the output layer's linear predictor means.
+
+A family is its log-partition function A(eta) of the linear predictor ``eta`` of shape
+(n_samples, K), with A' the mean and A'' the curvature (K x K for each sample). Everything
+that a penalty asks of it follows from these three. Defining a subclass registers it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sklearn_margdrop.products import squared_product
+
+FAMILIES: dict[str, type[Family]] = {}
+
+
+class Family(ABC):
+    """A family whose K outputs are independent given ``eta``, so that A'' is diagonal.
+
+    Losses are half deviances, in nats per sample: zero for a perfect prediction.
+    """
+
+    name: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        FAMILIES[cls.name] = cls
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    @abstractmethod
+    def log_partition(self, eta: Tensor) -> Tensor:
+        """A(eta), shape (n_samples,)."""
+
+    @abstractmethod
+    def mean(self, eta: Tensor) -> Tensor:
+        """A'(eta), shape (n_samples, K)."""
+
+    @abstractmethod
+    def curvature(self, eta: Tensor) -> Tensor:
+        """The diagonal of A''(eta), shape (n_samples, K)."""
+
+    @abstractmethod
+    def loss(self, eta: Tensor, y: Tensor) -> Tensor:
+        """Half the deviance of `y` of shape (n_samples, K), shape (n_samples,)."""
+
+    def curvature_rank(self, n_outputs: int) -> int:
+        """The number of rows of ``curvature_factor`` for K = `n_outputs`."""
+        return n_outputs
+
+    def curvature_factor(self, eta: Tensor) -> Tensor:
+        """U of shape (n_samples, rank, K) with U'U = A''(eta) for each sample."""
+        return torch.diag_embed(self.curvature(eta).sqrt())
+
+    def curvature_trace(self, eta: Tensor, variance: Tensor, weight: Tensor) -> Tensor:
+        """tr(A''(eta) W diag(v) W') for `variance` (n_samples, width), `weight` (K, width).
+
+        Shape (n_samples,). The variance of the output layer's input, pushed on to eta and
+        weighted by the curvature there.
+        """
+        return (self.curvature(eta) * squared_product(variance, weight)).sum(-1)
+
+    def divergence(self, eta_noisy: Tensor, eta: Tensor) -> Tensor:
+        """A(eta~) - A(eta) - A'(eta) (eta~ - eta), shape (n_samples,).
+
+        The loss that noise adds on average when `y` follows the clean prediction. It needs
+        no label, is never negative, and agrees with the quadratic penalty to second order.
+        """
+        linear = (self.mean(eta) * (eta_noisy - eta)).sum(-1)
+        return self.log_partition(eta_noisy) - self.log_partition(eta) - linear
+
+
+class Normal(Family):
+    """Unit-variance normal, mean eta: half the squared error."""
+
+    name = "normal"
+
+    def log_partition(self, eta):
+        return 0.5 * eta.square().sum(-1)
+
+    def mean(self, eta):
+        return eta
+
+    def curvature(self, eta):
+        return torch.ones_like(eta)
+
+    def loss(self, eta, y):
+        return 0.5 * (eta - y).square().sum(-1)
+
+
+class Bernoulli(Family):
+    """Bernoulli with log-odds eta: the log loss of two classes, `y` in {0, 1}."""
+
+    name = "bernoulli"
+
+    def log_partition(self, eta):
+        return F.softplus(eta).sum(-1)
+
+    def mean(self, eta):
+        return eta.sigmoid()
+
+    def curvature(self, eta):
+        return eta.sigmoid() * (-eta).sigmoid()
+
+    def curvature_factor(self, eta):
+        # The square root is taken of each factor: the product underflows long before they do.
+        return torch.diag_embed(torch.exp(0.5 * (F.logsigmoid(eta) + F.logsigmoid(-eta))))
+
+    def loss(self, eta, y):
+        return (F.softplus(eta) - y * eta).sum(-1)
+
+
+class Poisson(Family):
+    """Poisson with mean exp(eta): half the Poisson deviance of counts `y` >= 0."""
+
+    name = "poisson"
+
+    def log_partition(self, eta):
+        return eta.exp().sum(-1)
+
+    def mean(self, eta):
+        return eta.exp()
+
+    def curvature(self, eta):
+        return eta.exp()
+
+    def loss(self, eta, y):
+        return (eta.exp() - y * eta + torch.xlogy(y, y) - y).sum(-1)
+
+
+class Categorical(Family):
+    """Categorical with logits eta: the log loss of K classes, `y` of class indices.
+
+    Unlike the other families `y` has the shape (n_samples,) and an integer dtype, and the
+    curvature diag(o) - o o' couples the outputs.
+    """
+
+    name = "categorical"
+
+    def log_partition(self, eta):
+        return eta.logsumexp(-1)
+
+    def mean(self, eta):
+        return eta.softmax(-1)
+
+    def curvature(self, eta):
+        o = eta.softmax(-1)
+        return o * (1 - o)
+
+    def loss(self, eta, y):
+        return F.cross_entropy(eta, y, reduction="none")
+
+    def curvature_rank(self, n_outputs):
+        return n_outputs - 1
+
+    def curvature_factor(self, eta):
+        # The K vectors u_k = sqrt(o_k) (e_k - o) factor the curvature, and sqrt(o) is
+        # orthogonal to them: a Householder reflection that takes sqrt(o) to e_K turns the
+        # last vector into zero, so K - 1 are enough.
+        root = (0.5 * eta.log_softmax(-1)).exp()
+        last = root[..., -1:]
+        share = last / (1 + last)
+        eye = torch.eye(eta.shape[-1], dtype=eta.dtype, device=eta.device)
+        centre = (1 - share) * root.square() + share * eye[-1]
+        return root[..., :-1, None] * (eye[:-1] - centre[..., None, :])
+
+    def curvature_trace(self, eta, variance, weight):
+        o = eta.softmax(-1)
+        # Softmax ignores a shift common to all classes; without it less cancels below.
+        weight = weight - weight.mean(0)
+        separate = (o * squared_product(variance, weight)).sum(-1)
+        return separate - (variance * (o @ weight).square()).sum(-1)

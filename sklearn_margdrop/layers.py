@@ -1,0 +1,114 @@
+"""Local linearisations of torch layers: all that a penalty needs to know about a layer.
+
+``linearize(layer, z)`` runs the layer and returns its Jacobian at ``z`` as an object that
+pulls cotangents back and pushes variances forward, both by forward operations, so that the
+objective can be differentiated, compiled and batched like any other function. A new type
+of layer is one registered function.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sklearn_margdrop.products import product, squared_product
+
+
+class Affine(NamedTuple):
+    """Jacobian of z -> z W' + b."""
+
+    weight: Tensor
+
+    def pull_back(self, cotangent: Tensor) -> Tensor:
+        """(..., out) -> (..., in): the cotangent times the Jacobian."""
+        return product(cotangent, self.weight)
+
+    def push_variance(self, variance: Tensor) -> Tensor:
+        """(..., in) -> (..., out): the outputs' variances for independent inputs."""
+        return squared_product(variance, self.weight)
+
+
+class Elementwise(NamedTuple):
+    """Jacobian of an activation function, with its derivative ``slope`` (n_samples, width)."""
+
+    slope: Tensor
+
+    def pull_back(self, cotangent: Tensor) -> Tensor:
+        return cotangent * self.slope.unsqueeze(-2)
+
+    def push_variance(self, variance: Tensor) -> Tensor:
+        return variance * self.slope.square()
+
+
+class Identity(NamedTuple):
+    """Jacobian of z -> z."""
+
+    def pull_back(self, cotangent: Tensor) -> Tensor:
+        return cotangent
+
+    def push_variance(self, variance: Tensor) -> Tensor:
+        return variance
+
+
+Jacobian = Affine | Elementwise | Identity
+
+
+@singledispatch
+def linearize(layer: nn.Module, z: Tensor) -> tuple[Tensor, Jacobian]:
+    """Output of `layer` at `z` of shape (n_samples, width), and its Jacobian there."""
+    raise NotImplementedError(
+        f"No linearisation is registered for {type(layer).__name__}; add one with "
+        "`@linearize.register`."
+    )
+
+
+@linearize.register
+def _(layer: nn.Linear, z):
+    return layer(z), Affine(layer.weight)
+
+
+@linearize.register
+def _(layer: nn.Identity, z):
+    return z, Identity()
+
+
+@linearize.register
+def _(layer: nn.ReLU, z):
+    out = layer(z)
+    return out, Elementwise((out > 0).to(out.dtype))
+
+
+@linearize.register
+def _(layer: nn.Sigmoid, z):
+    out = layer(z)
+    return out, Elementwise(out * (1 - out))
+
+
+@linearize.register
+def _(layer: nn.Tanh, z):
+    out = layer(z)
+    return out, Elementwise(1 - out.square())
+
+
+#: scikit-learn's names of the activation functions.
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "identity": nn.Identity,
+    "logistic": nn.Sigmoid,
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+}
+
+
+def glorot_uniform_(layer: nn.Linear, activation: str, generator: torch.Generator) -> None:
+    """Draw weights and intercepts as ``MLPClassifier`` does: +- sqrt(6 / (fan_in + fan_out)).
+
+    Logistic units get a third of the variance (a factor 2 instead of 6).
+    """
+    fan_out, fan_in = layer.weight.shape
+    bound = ((2.0 if activation == "logistic" else 6.0) / (fan_in + fan_out)) ** 0.5
+    with torch.no_grad():
+        for parameter in (layer.weight, layer.bias):
+            parameter.uniform_(-bound, bound, generator=generator)

@@ -1,0 +1,100 @@
+"""The noisy network: fully connected layers with sites where noise enters.
+
+Site 0 is the input, site l the output of hidden layer l.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sklearn_margdrop.layers import ACTIVATIONS, Jacobian, glorot_uniform_, linearize
+from sklearn_margdrop.noise import Noise
+
+
+class Trace(NamedTuple):
+    """One clean forward pass, with what a penalty needs of it.
+
+    Attributes
+    ----------
+    eta : Tensor of shape (n_samples, K)
+        The linear predictor.
+    jacobians : tuple
+        The local Jacobian of each layer, from the input to the output.
+    variances : tuple of (Tensor of shape (n_samples, width) or None)
+        The variance of the noise that enters before each layer, None where none does.
+    """
+
+    eta: Tensor
+    jacobians: tuple[Jacobian, ...]
+    variances: tuple[Tensor | None, ...]
+
+
+class NoisyNetwork(nn.Module):
+    """A multilayer perceptron whose sites may be noisy.
+
+    Parameters
+    ----------
+    layer_sizes : sequence of int
+        Widths of the input, of each hidden layer and of the output.
+    activation : {"relu", "logistic", "tanh", "identity"}, default="relu"
+    noise : mapping of int to Noise, default={}
+        The noise model at each noisy site. Models that leave their site as it is are dropped.
+    seed : int, default=0
+        Seed of the initial weights, which are the same on every device.
+    dtype : torch.dtype, default=torch.float32
+    """
+
+    def __init__(
+        self,
+        layer_sizes: Sequence[int],
+        activation: str = "relu",
+        noise: Mapping[int, Noise] | None = None,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in pairwise(layer_sizes):
+            # The global generator must not be touched: skip torch's initialisation.
+            linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out, dtype=dtype)
+            layers += [linear, ACTIVATIONS[activation]()]
+        self.layers = nn.ModuleList(layers[:-1])
+        # Hidden layer l ends at layer 2l - 1, so what enters layer 2l is its output.
+        self.noise = {2 * s: model for s, model in (noise or {}).items() if not model.is_null}
+        generator = torch.Generator().manual_seed(seed)
+        for linear in self.linears:
+            glorot_uniform_(linear, activation, generator)
+
+    @property
+    def linears(self) -> list[nn.Linear]:
+        """The layers with parameters."""
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The linear predictor of `x` of shape (n_samples, n_features), without noise."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The linear predictor with one draw of the noise at every noisy site."""
+        for index, layer in enumerate(self.layers):
+            if index in self.noise:
+                x = self.noise[index].sample(x, generator)
+            x = layer(x)
+        return x
+
+    def trace(self, x: Tensor) -> Trace:
+        """A clean forward pass that keeps the local Jacobians and the noise variances."""
+        jacobians, variances = [], []
+        for index, layer in enumerate(self.layers):
+            noise = self.noise.get(index)
+            variances.append(None if noise is None else noise.variance(x))
+            x, jacobian = linearize(layer, x)
+            jacobians.append(jacobian)
+        return Trace(x, tuple(jacobians), tuple(variances))

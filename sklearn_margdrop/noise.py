@@ -1,0 +1,96 @@
+"""Noise models: unbiased corruptions of the activations at one site.
+
+A model is one small class. Defining it registers it under its ``name``: the
+estimators' ``noise`` parameter, the tests and the documentation's table pick it up.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+NOISE_MODELS: dict[str, type[Noise]] = {}
+
+
+class Noise(ABC):
+    """An unbiased corruption z~ of a clean activation z, independent between units.
+
+    Parameters
+    ----------
+    strength : float
+        The value of the estimator parameter that ``parameter`` names.
+
+    Attributes
+    ----------
+    name : str
+        The word that selects the model in an estimator's ``noise`` parameter.
+    parameter : {"retain_rate", "noise_std"}
+        The estimator parameter that sets the strength.
+    """
+
+    name: ClassVar[str]
+    parameter: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        NOISE_MODELS[cls.name] = cls
+
+    def __init__(self, strength: float):
+        self.strength = float(strength)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.parameter}={self.strength:g})"
+
+    @property
+    @abstractmethod
+    def is_null(self) -> bool:
+        """Whether the model leaves every activation as it is."""
+
+    @abstractmethod
+    def variance(self, z: Tensor) -> Tensor:
+        """Variance of z~ given the clean activation; same shape as `z`."""
+
+    @abstractmethod
+    def sample(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """One draw of z~ for every element of `z`; same shape as `z`."""
+
+
+class Dropout(Noise):
+    """z~ = z * Bernoulli(q) / q with retain rate q: variance z^2 (1 - q) / q."""
+
+    name = "dropout"
+    parameter = "retain_rate"
+
+    @property
+    def is_null(self):
+        return self.strength == 1.0
+
+    def variance(self, z):
+        q = self.strength
+        return z.square() * ((1 - q) / q)
+
+    def sample(self, z, generator=None):
+        q = self.strength
+        uniform = torch.rand(z.shape, generator=generator, dtype=z.dtype, device=z.device)
+        return z * uniform.lt_(q).div_(q)
+
+
+class Gaussian(Noise):
+    """z~ = z + Normal(0, std^2): variance std^2, whatever the activation."""
+
+    name = "gaussian"
+    parameter = "noise_std"
+
+    @property
+    def is_null(self):
+        return self.strength == 0.0
+
+    def variance(self, z):
+        return torch.full_like(z, self.strength**2)
+
+    def sample(self, z, generator=None):
+        noise = torch.empty_like(z).normal_(0.0, self.strength, generator=generator)
+        return z + noise

@@ -1,0 +1,100 @@
+"""The objective: mean loss + penalty + L2, over labelled and unlabelled rows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sklearn_margdrop.batches import Batch
+from sklearn_margdrop.families import Family
+from sklearn_margdrop.networks import NoisyNetwork
+from sklearn_margdrop.penalties import diagonal, draw_probes, quadratic
+
+#: How the expectation over the noise is evaluated.
+METHODS = ("diagonal", "quadratic", "sampling")
+
+
+class Terms(NamedTuple):
+    """The terms of the objective, scalars in nats per sample."""
+
+    loss: Tensor
+    penalty: Tensor
+    l2: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """The objective itself."""
+        return self.loss + self.penalty + self.l2
+
+
+class Objective(nn.Module):
+    r"""Weighted mean loss + R + alpha/2 ||weights||^2; intercepts are not penalised.
+
+    With unlabelled rows the penalty is, per labelled row, (R + d R_unlabelled) / (n + d m) for
+    n labelled and m unlabelled (weighted) rows and the discount d (W, semi-supervised tasks).
+
+    Parameters
+    ----------
+    family : Family
+    method : {"diagonal", "quadratic", "sampling"}
+        `"sampling"` noises the loss itself and leaves the penalty at zero. When there are
+        unlabelled rows, it adds the sampled divergence of the noisy from the clean
+        prediction to the clean loss instead, which needs no label.
+    n_probes : int, default=None
+        Random combinations of the curvature's rows that `"quadratic"` pulls back; None
+        pulls back all of them.
+    alpha : float, default=0.0
+    """
+
+    def __init__(
+        self, family: Family, method: str, n_probes: int | None = None, alpha: float = 0.0
+    ):
+        super().__init__()
+        self.family = family
+        self.method = method
+        self.n_probes = n_probes
+        self.alpha = alpha
+
+    def forward(
+        self, network: NoisyNetwork, batch: Batch, generator: torch.Generator | None = None
+    ) -> Terms:
+        """The terms on one batch; `generator` draws noise and probes."""
+        n_labeled = len(batch.y)
+        if self.method == "sampling" and len(batch.x) == n_labeled:
+            eta = network.sample(batch.x, generator)
+            penalty = eta.new_zeros(())
+        else:
+            eta, per_row = self._penalty(network, batch.x, generator)
+            penalty = _mean(per_row[:n_labeled], batch.weight)
+            if len(batch.x) > n_labeled:
+                share = batch.unlabeled_share
+                penalty = (1 - share) * penalty + share * per_row[n_labeled:].mean()
+        loss = _mean(self.family.loss(eta[:n_labeled], batch.y), batch.weight)
+        return Terms(loss, penalty, self._l2(network, loss))
+
+    def _penalty(self, network, x, generator) -> tuple[Tensor, Tensor]:
+        if self.method == "sampling":
+            eta = network(x)
+            return eta, self.family.divergence(network.sample(x, generator), eta)
+        trace = network.trace(x)
+        if self.method == "diagonal":
+            return trace.eta, diagonal(trace, self.family)
+        return trace.eta, quadratic(trace, self.family, self._probes(trace.eta, generator))
+
+    def _probes(self, eta: Tensor, generator) -> Tensor | None:
+        rank = self.family.curvature_rank(eta.shape[-1])
+        if self.n_probes is None or self.n_probes >= rank:
+            return None
+        return draw_probes(len(eta), self.n_probes, rank, like=eta, generator=generator)
+
+    def _l2(self, network, loss: Tensor) -> Tensor:
+        if self.alpha == 0:
+            return torch.zeros_like(loss)
+        squares = [linear.weight.square().sum() for linear in network.linears]
+        return 0.5 * self.alpha * torch.stack(squares).sum()
+
+
+def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    return values.mean() if weight is None else (values * weight).mean()

@@ -1,0 +1,98 @@
+r"""The penalties: what noise adds to the loss, to second order, without drawing it.
+
+Both are pure functions of a trace and a family that return R of shape (n_samples,), in nats.
+With s_l the noise variance at site l, J_l the Jacobian of eta with respect to the activation
+there and H = A''(eta),
+
+    R = 1/2 sum_l sum_i s_li [J_l' H J_l]_ii
+
+The term of the second derivative that multiplies the residual, (o - y) d2 eta / dz2, is
+dropped (P, below Eq. 4), so that R needs no label and is never negative.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sklearn_margdrop.families import Family
+from sklearn_margdrop.networks import Trace
+from sklearn_margdrop.products import sum_of_squares
+
+
+def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Tensor:
+    """The exact second-order penalty (P, Eq. 8; W, the quadratic noising regularizer).
+
+    The curvature is factored once, H = U'U, and the rows of U are pulled back through the
+    layers together: all sites cost one sweep, and J' H J is never formed.
+
+    Parameters
+    ----------
+    trace : Trace
+    family : Family
+    probes : Tensor of shape (n_samples, n_probes, rank), default=None
+        Random combinations of the rows of U, see :func:`draw_probes`, which make the value
+        and the gradient unbiased estimates whose cost does not depend on K.
+
+    Returns
+    -------
+    Tensor of shape (n_samples,)
+    """
+    total = trace.eta.new_zeros(trace.eta.shape[:-1])
+    noisy = [index for index, s in enumerate(trace.variances) if s is not None]
+    if not noisy:
+        return total
+    if noisy[0] == len(trace.variances) - 1:
+        # Noise at the last site alone: the diagonal form is exact and forms no cotangents.
+        return diagonal(trace, family)
+    cotangents = family.curvature_factor(trace.eta)
+    if probes is not None:
+        cotangents = probes @ cotangents
+    for index in reversed(range(noisy[0], len(trace.jacobians))):
+        cotangents = trace.jacobians[index].pull_back(cotangents)
+        variance = trace.variances[index]
+        if variance is not None:
+            total = total + 0.5 * (sum_of_squares(cotangents) * variance).sum(-1)
+    return total
+
+
+def diagonal(trace: Trace, family: Family) -> Tensor:
+    """The second-order penalty with the cross terms between units dropped (P, Eq. 9).
+
+    Variances are pushed forward layer by layer next to the activations; the output layer
+    keeps the family's whole curvature. One extra forward pass, whatever the noisy sites; the
+    same value as :func:`quadratic` when only the last site is noisy.
+
+    Returns
+    -------
+    Tensor of shape (n_samples,)
+    """
+    carried: Tensor | None = None
+    *inner, last = zip(trace.jacobians, trace.variances, strict=True)
+    for jacobian, variance in inner:
+        carried = _add(carried, variance)
+        if carried is not None:
+            carried = jacobian.push_variance(carried)
+    jacobian, variance = last
+    carried = _add(carried, variance)
+    if carried is None:
+        return trace.eta.new_zeros(trace.eta.shape[:-1])
+    return 0.5 * family.curvature_trace(trace.eta, carried, jacobian.weight)
+
+
+def draw_probes(
+    n_samples: int, n_probes: int, rank: int, *, like: Tensor, generator=None
+) -> Tensor:
+    """Rademacher signs over sqrt(n_probes), shape (n_samples, n_probes, rank).
+
+    On the device and with the dtype of `like`.
+    """
+    shape = (n_samples, n_probes, rank)
+    bits = torch.randint(0, 2, shape, generator=generator, device=like.device, dtype=like.dtype)
+    return (2 * bits - 1) / n_probes**0.5
+
+
+def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b

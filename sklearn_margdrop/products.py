@@ -1,0 +1,126 @@
+"""The products that a penalty is made of, with the derivatives written out.
+
+Autograd would do, but the matrices are as large as the layers and most of its time would go
+into temporaries; each backward pass here makes a single one.
+
+A penalty is a second-order approximation, so its products may be cheaper than the loss's:
+float32 tensors are multiplied in bfloat16 where the hardware does that faster, which moves
+the penalty's gradient by less than 1e-3 (relative). float64 stays float64 throughout.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+#: Smaller matrices than this do not repay the conversion to bfloat16.
+_MIN_ELEMENTS = 2**15
+
+
+def product(a: Tensor, w: Tensor) -> Tensor:
+    """``a @ w`` for `a` of shape (..., n, m) and `w` of shape (m, p)."""
+    return _Product.apply(a, w)
+
+
+def squared_product(v: Tensor, w: Tensor) -> Tensor:
+    """``v @ (w * w)'`` for `v` of shape (..., n, p) and `w` of shape (m, p)."""
+    return _SquaredProduct.apply(v, w)
+
+
+def sum_of_squares(c: Tensor) -> Tensor:
+    """``(c * c).sum(-2)`` for `c` of shape (..., n, p)."""
+    return _SumOfSquares.apply(c)
+
+
+class _Product(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a, w):
+        return _multiply(a, w, w.numel())
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad):
+        a, w = ctx.saved_tensors
+        grad_a = grad_w = None
+        if ctx.needs_input_grad[0]:
+            grad_a = _multiply(grad, w.mT, w.numel())
+        if ctx.needs_input_grad[1]:
+            grad_w = _multiply(_rows(a).mT, _rows(grad), w.numel())
+        return grad_a, grad_w
+
+
+class _SquaredProduct(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(v, w):
+        return _multiply(v, _square(w).mT, w.numel())
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad):
+        v, w = ctx.saved_tensors
+        grad_v = grad_w = None
+        if ctx.needs_input_grad[0]:
+            grad_v = _multiply(grad, _square(w), w.numel())
+        if ctx.needs_input_grad[1]:
+            grad_w = _multiply(_rows(2 * grad).mT, _rows(v), w.numel()).mul_(w)
+        return grad_v, grad_w
+
+
+class _SumOfSquares(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(c):
+        return c.square().sum(-2)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (c,) = ctx.saved_tensors
+        return c * (2 * grad).unsqueeze(-2)
+
+
+def _rows(a: Tensor) -> Tensor:
+    return a.reshape(-1, a.shape[-1])
+
+
+def _square(w: Tensor) -> Tensor:
+    if _low_precision(w, w.numel()):
+        return w.bfloat16().square_()
+    return w.square()
+
+
+def _multiply(a: Tensor, b: Tensor, weight_size: int) -> Tensor:
+    """``a @ b`` in the dtype of `a`, through bfloat16 for a weight matrix that is worth it."""
+    if _low_precision(a, weight_size):
+        return (a.bfloat16() @ b.bfloat16()).float()
+    return a @ b
+
+
+def _low_precision(a: Tensor, weight_size: int) -> bool:
+    if a.dtype != torch.float32 or weight_size < _MIN_ELEMENTS:
+        return False
+    if a.device.type == "cuda":
+        return torch.cuda.get_device_capability(a.device) >= (8, 0)
+    return a.device.type == "cpu" and _CPU_MULTIPLIES_BFLOAT16
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+_CPU_MULTIPLIES_BFLOAT16 = _cpu_multiplies_bfloat16()

@@ -1,0 +1,218 @@
+"""Training: the skorch net whose loss is the marginalized objective."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import Callback, EpochTimer, PrintLog
+from torch import Tensor
+
+from sklearn_margdrop.batches import Batches, Features, Rows
+from sklearn_margdrop.networks import NoisyNetwork
+from sklearn_margdrop.objective import Objective, Terms
+
+#: Activations that a prediction holds at a time, over all rows of a block and the widest layer.
+_PREDICTION_ELEMENTS = 2**22
+
+
+class StopTraining(Exception):
+    """Raised at the end of an epoch to end the training.
+
+    Parameters
+    ----------
+    reason : {"converged", "diverged"}
+    """
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
+class MarginalizedNet(NeuralNet):
+    """A skorch net that trains a :class:`NoisyNetwork` on an :class:`Objective`.
+
+    An epoch is recorded in ``history`` as ``train_loss`` (the objective), ``penalty`` and, with
+    a validation set, ``valid_score``; the device is read once an epoch, not once a batch.
+
+    Parameters
+    ----------
+    seed : int, default=0
+        Seed of the noise, of the probes and of the order of the rows.
+    shuffle : bool, default=True
+        Whether to visit the rows in a new order each epoch.
+    scorer : callable, default=None
+        ``scorer(eta, y, weight)`` of the validation rows' tensors returns a float.
+    **kwargs
+        skorch's own parameters.
+
+    Attributes
+    ----------
+    stop_reason_ : {"max_iter", "converged", "interrupted", "diverged"}
+        Why the last call of ``fit`` or ``partial_fit`` ended.
+    restored_best_ : bool
+        Whether it ended with the best weights on the validation set instead of the last ones.
+    """
+
+    def __init__(
+        self,
+        module=NoisyNetwork,
+        criterion=Objective,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        scorer: Callable[[Tensor, Tensor, Tensor | None], float] | None = None,
+        **kwargs,
+    ):
+        super().__init__(module, criterion, **kwargs)
+        self.seed = seed
+        self.shuffle = shuffle
+        self.scorer = scorer
+
+    @property
+    def _default_callbacks(self):
+        # skorch's own list scores every batch, which would read the device each time.
+        log = [("print_log", PrintLog())] if self.verbose else []
+        return [("epoch_timer", EpochTimer()), *log]
+
+    def initialize(self):
+        super().initialize()
+        self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
+        self.order_generator_ = torch.Generator().manual_seed(self.seed)
+        return self
+
+    def fit_loop(self, X, y=None, epochs=None, **fit_params):
+        self.stop_reason_ = "max_iter"
+        self.restored_best_ = False
+        try:
+            return super().fit_loop(X, y, epochs, **fit_params)
+        except StopTraining as stop:
+            self.stop_reason_ = stop.reason
+        except KeyboardInterrupt:
+            self.stop_reason_ = "interrupted"
+        if self.history and "train_loss" not in self.history[-1]:
+            del self.history[-1]  # the epoch that was cut short
+        return self
+
+    def on_batch_begin(self, net, batch=None, training=False, **kwargs):
+        """Record nothing: histories of every batch would outgrow small models."""
+
+    def get_iterator(self, dataset, training=False):
+        if not isinstance(dataset, Rows):
+            return super().get_iterator(dataset, training)
+        if not training:
+            return dataset
+        return Batches(dataset, self.batch_size, self.shuffle, self.order_generator_)
+
+    def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
+        if iterator is None:
+            return
+        if not training:
+            eta = self.linear_predictor(iterator.features, iterator.index)
+            self.history.record("valid_score", self.scorer(eta, iterator.y, iterator.weight))
+            return
+        sums = torch.zeros((), device=self.device)
+        n_rows = 0
+        for batch in iterator:
+            self.notify("on_batch_begin", batch=batch, training=True)
+            step = step_fn(batch)
+            sums = sums + len(batch.y) * torch.stack(step["terms"])
+            n_rows += len(batch.y)
+            self.notify("on_batch_end", batch=batch, training=True, **step)
+        finite = torch.stack([p.isfinite().all() for p in self.module_.parameters()]).all()
+        *means, finite = torch.cat([sums / n_rows, finite.to(sums.dtype)[None]]).tolist()
+        terms = Terms(*means)
+        if not (finite and math.isfinite(terms.total)):
+            raise StopTraining("diverged")
+        self.history.record("train_loss", terms.total)
+        self.history.record("penalty", terms.penalty)
+
+    def train_step_single(self, batch, **fit_params):
+        self._set_training(True)
+        terms = self.criterion_(self.module_, batch, self.generator_)
+        loss = terms.total
+        loss.backward()
+        return {"loss": loss.detach(), "terms": [term.detach() for term in terms]}
+
+    @torch.no_grad()
+    def linear_predictor(self, features: Features, index: Tensor | None = None) -> Tensor:
+        """Linear predictor without noise, shape (n_samples, K), in blocks of bounded memory."""
+        self._set_training(False)
+        widest = max(linear.out_features for linear in self.module_.linears)
+        size = max(1, _PREDICTION_ELEMENTS // max(widest, features.shape[1]))
+        n_rows = len(features) if index is None else len(index)
+        blocks = [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
+        etas = [self.module_(features.take(b if index is None else index[b])) for b in blocks]
+        return torch.cat(etas)
+
+    def __getstate__(self):
+        state = super().__getstate__()
+        if "generator_" in state:
+            # A CUDA generator cannot be unpickled where there is no GPU: keep its state.
+            state["generator_"] = state["generator_"].get_state()
+        return state
+
+    def __setstate__(self, state):
+        device = state["device"]
+        super().__setstate__(state)
+        if "generator_" in state:
+            generator = torch.Generator(self.device).manual_seed(self.seed)
+            # The streams of two kinds of device have nothing in common: start afresh there.
+            if torch.device(self.device).type == torch.device(device).type:
+                generator.set_state(self.generator_)
+            self.generator_ = generator
+
+
+class InverseDecay(Callback):
+    """Learning rate / (1 + decay * epoch), counting epochs from 0 (P, section 3.1)."""
+
+    def __init__(self, decay: float):
+        self.decay = decay
+
+    def on_epoch_begin(self, net, **kwargs):
+        epoch = len(net.history) - 1
+        for group in net.optimizer_.param_groups:
+            group["lr"] = net.lr / (1 + self.decay * epoch)
+
+
+class Stopping(Callback):
+    """Stops when the monitored value has not improved by `tol` for `patience` epochs.
+
+    Parameters
+    ----------
+    monitor : {"train_loss", "valid_score"}
+        Losses are to fall, scores to rise. With scores the best weights are restored at the
+        end, whatever ends the training.
+    tol : float
+    patience : int
+    """
+
+    def __init__(self, monitor: str, tol: float, patience: int):
+        self.monitor = monitor
+        self.tol = tol
+        self.patience = patience
+
+    def on_train_begin(self, net, **kwargs):
+        self.best_ = -math.inf
+        self.misses_ = 0
+        self.best_weights_ = None
+
+    def on_epoch_end(self, net, **kwargs):
+        keep_best = self.monitor == "valid_score"
+        value = net.history[-1, self.monitor] * (1 if keep_best else -1)
+        self.misses_ = self.misses_ + 1 if value < self.best_ + self.tol else 0
+        if value > self.best_:
+            self.best_ = value
+            if keep_best:
+                weights = net.module_.state_dict()
+                self.best_weights_ = {name: w.clone() for name, w in weights.items()}
+        if self.misses_ > self.patience:
+            raise StopTraining("converged")
+
+    def on_train_end(self, net, **kwargs):
+        if self.best_weights_ is not None:
+            net.module_.load_state_dict(self.best_weights_)
+            self.best_weights_ = None
+            net.restored_best_ = True

@@ -1,0 +1,161 @@
+"""The door from scikit-learn's world to torch's: parameters, data, seeds, devices.
+
+Everything that can be wrong is found here, before any training starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import _check_sample_weight
+
+from sklearn_margdrop.families import FAMILIES, Family
+from sklearn_margdrop.noise import NOISE_MODELS, Noise
+
+_PLACEMENTS = {"none", "input", "hidden", "both"}
+
+#: Smallest and largest value of each parameter that sets the strength of the noise.
+_TINY = np.finfo(np.float32).tiny
+_STRENGTHS = {"retain_rate": (_TINY, 1.0), "noise_std": (0.0, np.finfo(np.float32).max)}
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """The torch device that the parameter `device` names; "auto" is CUDA where there is any."""
+    if isinstance(device, str) and device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device={device!r} is not a device that torch knows; use 'auto', 'cpu', 'cuda', "
+            "'cuda:0', 'mps', ..."
+        ) from error
+    available = {
+        "cpu": lambda: True,
+        "cuda": lambda: torch.cuda.device_count() > (resolved.index or 0),
+        "mps": torch.backends.mps.is_available,
+    }.get(resolved.type, lambda: _can_allocate(resolved))
+    if not available():
+        raise ValueError(
+            f"device={device!r} is not available on this machine; use 'auto' or 'cpu'."
+        )
+    return resolved
+
+
+def _can_allocate(device: torch.device) -> bool:
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, NotImplementedError, AssertionError):
+        return False
+    return True
+
+
+def check_seed(random_state) -> int:
+    """A seed for torch's generators drawn from the parameter `random_state`."""
+    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
+
+
+def check_hidden_layer_sizes(hidden_layer_sizes) -> tuple[int, ...]:
+    """A tuple of widths from an integer or an array-like of integers."""
+    if isinstance(hidden_layer_sizes, Integral):
+        hidden_layer_sizes = (hidden_layer_sizes,)
+    sizes = tuple(hidden_layer_sizes)
+    if not all(_is_integer(size) and size > 0 for size in sizes):
+        raise ValueError(
+            "hidden_layer_sizes must be a positive integer or a sequence of positive integers, "
+            f"() for none; got {hidden_layer_sizes!r}."
+        )
+    return tuple(int(size) for size in sizes)
+
+
+def check_sites(noise_placement: str | Sequence[int], n_hidden: int) -> tuple[int, ...]:
+    """The noisy sites: 0 is the input, l the output of hidden layer l."""
+    if isinstance(noise_placement, str):
+        if noise_placement not in _PLACEMENTS:
+            raise ValueError(
+                f"noise_placement must be one of {sorted(_PLACEMENTS)} or a sequence of sites; "
+                f"got {noise_placement!r}."
+            )
+        if noise_placement == "hidden" and n_hidden == 0:
+            raise ValueError(
+                "noise_placement='hidden' needs a hidden layer; with hidden_layer_sizes=() use "
+                "'input', 'both' or 'none'."
+            )
+        hidden = range(1, n_hidden + 1)
+        return {
+            "none": (),
+            "input": (0,),
+            "hidden": tuple(hidden),
+            "both": (0, *hidden),
+        }[noise_placement]
+    sites = tuple(noise_placement)
+    if not all(_is_integer(site) and 0 <= site <= n_hidden for site in sites):
+        raise ValueError(
+            f"noise_placement={noise_placement!r} names a site that does not exist: with "
+            f"{n_hidden} hidden layer(s) the sites are {list(range(n_hidden + 1))} (0 is the "
+            "input, l the output of hidden layer l)."
+        )
+    if len(set(sites)) < len(sites):
+        raise ValueError(f"noise_placement={noise_placement!r} names a site twice.")
+    return tuple(int(site) for site in sites)
+
+
+def check_noise(
+    noise: str, sites: Sequence[int], strengths: Mapping[str, object]
+) -> dict[int, Noise]:
+    """The noise model at each of `sites`.
+
+    Parameters
+    ----------
+    noise : str
+        The name of a noise model.
+    sites : sequence of int
+    strengths : mapping of str to (float or sequence of float)
+        The estimator's noise parameters. The model reads the one that it names; a sequence
+        gives one value per site, in the order of `sites`.
+    """
+    if noise not in NOISE_MODELS:
+        raise ValueError(f"noise must be one of {sorted(NOISE_MODELS)}; got {noise!r}.")
+    model = NOISE_MODELS[noise]
+    parameter = model.parameter
+    values = strengths[parameter]
+    if isinstance(values, Real):
+        values = [values] * len(sites)
+    values = list(values)
+    if len(values) != len(sites):
+        raise ValueError(
+            f"{parameter} has {len(values)} values for {len(sites)} noisy sites {list(sites)}; "
+            "give a number, or one value per noisy site."
+        )
+    lowest, highest = _STRENGTHS[parameter]
+    if not all(isinstance(value, Real) and lowest <= value <= highest for value in values):
+        raise ValueError(
+            f"{parameter} must be in [{lowest:g}, {highest:g}] at every site; got {values!r}."
+        )
+    return {site: model(value) for site, value in zip(sites, values, strict=True)}
+
+
+def check_family(name: str, allowed: Sequence[str]) -> Family:
+    """The family of that name, if it is one of `allowed`."""
+    if name not in allowed:
+        raise ValueError(f"family must be one of {sorted(allowed)}; got {name!r}.")
+    return FAMILIES[name]()
+
+
+def check_weights(sample_weight, X) -> np.ndarray:
+    """Non-negative float64 weights of shape (n_samples,), ones for None."""
+    return _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+
+
+def to_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """A tensor on `device` that may share the memory of `array`."""
+    array = np.ascontiguousarray(array)
+    return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
+
+
+def _is_integer(value) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, (bool, np.bool_))
