@@ -74,9 +74,9 @@ class Rows(torch.utils.data.Dataset):
     features : Features
     y : Tensor of shape (n_samples,) or (n_samples, K)
     weight : Tensor of shape (n_samples,), default=None
-        Sample weights with mean 1 over the rows of `index`.
-    index : Tensor of int64, default=None
-        The rows of `features` that belong to the data set; all by default.
+        Sample weights with mean 1.
+    index : Tensor of int64 of shape (n_samples,), default=None
+        The rows of `features` that `y` and `weight` belong to; all by default.
     unlabeled : Features, default=None
     unlabeled_share : float, default=0.0
         See :class:`Batch`.
@@ -91,20 +91,20 @@ class Rows(torch.utils.data.Dataset):
         self.unlabeled_share = unlabeled_share
 
     def __len__(self) -> int:
-        return len(self.features) if self.index is None else len(self.index)
+        return len(self.y)
 
     def __getitem__(self, index):
         return self.batch(slice(index, index + 1))
 
     def batch(self, position: slice | Tensor, unlabeled: Tensor | None = None) -> Batch:
         """The rows at `position`, followed by those at `unlabeled` of the unlabelled ones."""
-        index = position if self.index is None else self.index[position]
-        x = self.features.take(index)
+        x = self.features.take(position if self.index is None else self.index[position])
         if unlabeled is not None:
             x = torch.cat([x, self.unlabeled.take(unlabeled)])
-        on_device = index if isinstance(index, slice) else index.to(self.y.device)
-        weight = None if self.weight is None else self.weight[on_device]
-        return Batch(x, self.y[on_device], weight, self.unlabeled_share)
+        if isinstance(position, Tensor):
+            position = position.to(self.y.device)
+        weight = None if self.weight is None else self.weight[position]
+        return Batch(x, self.y[position], weight, self.unlabeled_share)
 
 
 class Batches:

@@ -127,7 +127,9 @@ class MarginalizedNet(NeuralNet):
         if not (finite and math.isfinite(terms.total)):
             raise StopTraining("diverged")
         self.history.record("train_loss", terms.total)
-        self.history.record("penalty", terms.penalty)
+        # Ordinary dropout noises the loss itself: its penalty is in there, but not known.
+        hidden = self.criterion_.method == "sampling" and iterator.rows.unlabeled is None
+        self.history.record("penalty", math.nan if hidden else terms.penalty)
 
     def train_step_single(self, batch, **fit_params):
         self._set_training(True)

@@ -10,10 +10,10 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import _check_sample_weight
 
-from sklearn_margdrop.families import FAMILIES, Family
 from sklearn_margdrop.noise import NOISE_MODELS, Noise
 
 _PLACEMENTS = {"none", "input", "hidden", "both"}
@@ -139,11 +139,48 @@ def check_noise(
     return {site: model(value) for site, value in zip(sites, values, strict=True)}
 
 
-def check_family(name: str, allowed: Sequence[str]) -> Family:
-    """The family of that name, if it is one of `allowed`."""
-    if name not in allowed:
-        raise ValueError(f"family must be one of {sorted(allowed)}; got {name!r}.")
-    return FAMILIES[name]()
+def encode_labels(y, known=None, classes=None) -> tuple[np.ndarray, np.ndarray]:
+    """Class labels as positions in the sorted classes.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+    known : ndarray of shape (n_classes,), default=None
+        The classes of an earlier call, if there was one.
+    classes : array-like, default=None
+        The classes that the user named.
+
+    Returns
+    -------
+    codes : ndarray of int64, shape (n_samples,)
+    classes : ndarray of shape (n_classes,)
+    """
+    check_classification_targets(y)
+    if type_of_target(y).startswith("multilabel"):
+        raise ValueError(
+            "y has several labels per row; wrap the estimator in "
+            "sklearn.multioutput.MultiOutputClassifier."
+        )
+    y = column_or_1d(y, warn=True)
+    if classes is not None:
+        classes = np.unique(column_or_1d(classes))
+        if known is not None and not np.array_equal(classes, known):
+            raise ValueError(f"classes={classes!r} are not those of the first call, {known!r}.")
+    seen = np.unique(y)
+    known = classes if known is None else known
+    known = seen if known is None else known
+    if len(known) < 2:
+        raise ValueError(
+            "A classifier needs samples of at least 2 classes; there is only one class: "
+            f"{known[0]!r}."
+        )
+    unseen = np.setdiff1d(seen, known)
+    if len(unseen):
+        raise ValueError(
+            f"y contains labels {unseen!r} that are not in classes {known!r}; name all of them "
+            "as `classes` in the first call to partial_fit, or fit anew with warm_start=False."
+        )
+    return np.searchsorted(known, y), known
 
 
 def check_weights(sample_weight, X) -> np.ndarray:

@@ -192,7 +192,7 @@ class BaseMarginalizedNetwork(BaseEstimator, metaclass=ABCMeta):
         parts = [kept]
         if self.early_stopping:
             parts = self._split(kept, y, random_state)
-        features, y = Features(X, device), to_tensor(y, device)
+        features = Features(X, device)
         train, *valid = (self._subset(features, y, weight, part, incremental) for part in parts)
         if X_unlabeled is not None and self.unlabeled_discount > 0:
             mass = self.unlabeled_discount * X_unlabeled.shape[0]
@@ -201,16 +201,17 @@ class BaseMarginalizedNetwork(BaseEstimator, metaclass=ABCMeta):
         return train, valid[0] if valid else None
 
     def _subset(self, features, y, weight, index, incremental):
-        # fit takes only the ratios of the weights; a chunk of a stream cannot know the mean.
-        part = weight[index] if incremental else weight[index] / weight[index].mean()
-        unit = np.all(part == 1)
-        weight = np.zeros(len(weight), dtype=features.dtype)
-        weight[index] = part
+        weight = weight[index]
+        if not incremental:
+            # Only the ratios of the weights matter; a chunk of a stream cannot know their mean.
+            weight = weight / weight.mean()
+        unit = np.all(weight == 1)
+        weight = None if unit else to_tensor(weight.astype(features.dtype), features.device)
         everything = len(index) == len(features)
         return Rows(
             features,
-            y,
-            weight=None if unit else to_tensor(weight, features.device),
+            to_tensor(y[index], features.device),
+            weight,
             index=None if everything else torch.from_numpy(index),
         )
 
@@ -270,6 +271,7 @@ class BaseMarginalizedNetwork(BaseEstimator, metaclass=ABCMeta):
             criterion__method=self.method,
             criterion__n_probes=self.n_probes,
             criterion__alpha=float(self.alpha),
+            optimizer__fused=device.type in ("cpu", "cuda"),
             lr=float(self.learning_rate_init),
             batch_size=int(batch_size),
             shuffle=self.shuffle,

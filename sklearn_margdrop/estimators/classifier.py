@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.metrics import accuracy_score
-from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_class_weight
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
 from sklearn_margdrop.estimators.base import BaseMarginalizedNetwork
 from sklearn_margdrop.families import Bernoulli, Categorical
+from sklearn_margdrop.validation import encode_labels
 
 
 class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
@@ -283,7 +281,8 @@ class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
         ndarray of shape (n_samples,)
             Class labels.
         """
-        return self.classes_[_most_probable(self._linear_predictor(X)).cpu().numpy()]
+        index = _most_probable(self._linear_predictor(X)).cpu().numpy()
+        return self.classes_[index]
 
     def predict_proba(self, X):
         """Predict the probability of each class.
@@ -332,36 +331,8 @@ class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
         return eta[:, 0] if eta.shape[1] == 1 else eta
 
     def _encode_target(self, y, dtype, first, classes=None):
-        check_classification_targets(y)
-        if type_of_target(y).startswith("multilabel"):
-            raise ValueError(
-                "y has several labels per row; wrap the estimator in "
-                "sklearn.multioutput.MultiOutputClassifier."
-            )
-        y = column_or_1d(y, warn=True)
-        seen = np.unique(y)
-        if classes is not None:
-            classes = np.unique(column_or_1d(classes))
-        if first:
-            known = seen if classes is None else classes
-            if len(known) < 2:
-                raise ValueError(
-                    "A classifier needs samples of at least 2 classes; the data contain only "
-                    f"one class: {known[0]!r}."
-                )
-            self.classes_ = known
-        elif classes is not None and not np.array_equal(classes, self.classes_):
-            raise ValueError(
-                f"classes={classes!r} are not those of the first call, {self.classes_!r}."
-            )
-        unseen = np.setdiff1d(seen, self.classes_)
-        if len(unseen):
-            raise ValueError(
-                f"y contains labels {unseen!r} that are not in classes {self.classes_!r}; pass "
-                "all of them as `classes` in the first call to partial_fit, or fit anew with "
-                "warm_start=False."
-            )
-        codes = np.searchsorted(self.classes_, y)
+        known = None if first else self.classes_
+        codes, self.classes_ = encode_labels(y, known, classes)
         return codes.astype(dtype)[:, None] if len(self.classes_) == 2 else codes
 
     def _target_weight(self, y, weight, incremental):

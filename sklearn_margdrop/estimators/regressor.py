@@ -30,12 +30,12 @@ class MarginalizedDropoutRegressor(RegressorMixin, BaseMarginalizedNetwork):
 
     Parameters
     ----------
+    hidden_layer_sizes : int or array-like of shape (n_hidden,), default=(100,)
+        Width of each hidden layer. ``()`` is a generalised linear model.
+
     family : {"normal", "poisson"}, default="normal"
         Distribution of the target. `"normal"` is the squared error with the identity link;
         `"poisson"` is for counts and rates, with the logarithmic link.
-
-    hidden_layer_sizes : int or array-like of shape (n_hidden,), default=(100,)
-        Width of each hidden layer. ``()`` is a generalised linear model.
 
     activation : {"relu", "logistic", "tanh", "identity"}, default="relu"
         Activation function of the hidden layers.
@@ -194,9 +194,9 @@ class MarginalizedDropoutRegressor(RegressorMixin, BaseMarginalizedNetwork):
 
     def __init__(
         self,
-        family="normal",
-        *,
         hidden_layer_sizes=(100,),
+        *,
+        family="normal",
         activation="relu",
         noise="dropout",
         noise_placement="both",
@@ -222,8 +222,8 @@ class MarginalizedDropoutRegressor(RegressorMixin, BaseMarginalizedNetwork):
         random_state=None,
         verbose=False,
     ):
-        self.family = family
         self.hidden_layer_sizes = hidden_layer_sizes
+        self.family = family
         self.activation = activation
         self.noise = noise
         self.noise_placement = noise_placement
@@ -284,7 +284,8 @@ class MarginalizedDropoutRegressor(RegressorMixin, BaseMarginalizedNetwork):
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
             Predictions, in the shape of the target seen during `fit`.
         """
-        mean = self._family()[0].mean(self._linear_predictor(X)).cpu().numpy()
+        eta = self._linear_predictor(X)
+        mean = self._family()[0].mean(eta).cpu().numpy()
         return mean[:, 0] if self.n_outputs_ == 1 else mean
 
     def score(self, X, y, sample_weight=None):

@@ -1,0 +1,7 @@
+"""Settings that all tests share."""
+
+import torch
+
+# The tests' tensors are tiny, and threads that wait for each other cost far more than they
+# save, above all when pytest-xdist runs a worker on each core.
+torch.set_num_threads(1)

@@ -1,0 +1,441 @@
+"""The network estimators: what they learn, and the parameters that say how."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, make_classification
+from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
+from sklearn.metrics import d2_tweedie_score, r2_score
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_margdrop import MarginalizedDropoutClassifier, MarginalizedDropoutRegressor
+from sklearn_margdrop.noise import NOISE_MODELS
+
+ESTIMATORS = [MarginalizedDropoutClassifier, MarginalizedDropoutRegressor]
+ignore_max_iter = pytest.mark.filterwarnings("ignore:Training stopped at max_iter")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    X, y = load_digits(return_X_y=True)
+    return train_test_split(X / 16, y, random_state=0, stratify=y)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Three separable classes of 60 rows."""
+    return make_classification(
+        60, 8, n_informative=5, n_classes=3, class_sep=2, n_clusters_per_class=1, random_state=0
+    )
+
+
+def parameter_sections(cls):
+    lines = inspect.cleandoc(cls.__doc__).split("Parameters\n")[1].split("Attributes\n")[0]
+    sections, name = {}, None
+    for line in lines.splitlines():
+        if line and not line.startswith(("    ", "-")):
+            name, _, kind = line.partition(" : ")
+            sections[name] = [kind]
+        elif name:
+            sections[name].append(line)
+    return {name: "\n".join(text).strip() for name, text in sections.items()}
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_docstring_names_every_parameter_and_its_default(cls):
+    parameters = inspect.signature(cls).parameters
+    sections = parameter_sections(cls)
+    assert list(sections) == list(parameters)
+    for name, parameter in parameters.items():
+        default = sections[name].splitlines()[0].rpartition("default=")[2]
+        assert eval(default) == parameter.default, name
+
+
+def test_shared_parameters_are_described_alike():
+    first, second = (parameter_sections(cls) for cls in ESTIMATORS)
+    for name in first.keys() & second.keys():
+        assert first[name] == second[name], name
+
+
+def test_noise_parameter_describes_every_model():
+    for cls in ESTIMATORS:
+        text = parameter_sections(cls)["noise"]
+        assert all(f'"{name}"' in text for name in NOISE_MODELS)
+
+
+@pytest.mark.parametrize("method", ["diagonal", "quadratic"])
+def test_defaults_are_good_on_digits(digits, method):
+    X, X_test, y, y_test = digits
+    model = MarginalizedDropoutClassifier(method=method, random_state=0).fit(X, y)
+    assert model.score(X_test, y_test) >= 0.975
+    assert model.n_iter_ < model.max_iter
+
+
+def test_fewer_epochs_than_sampling_to_the_same_accuracy(digits):
+    X, X_test, y, y_test = digits
+    fitted = {
+        method: MarginalizedDropoutClassifier(method=method, random_state=0).fit(X, y)
+        for method in ("diagonal", "sampling")
+    }
+    accuracy = {method: model.score(X_test, y_test) for method, model in fitted.items()}
+    assert accuracy["diagonal"] >= accuracy["sampling"]
+    assert fitted["diagonal"].n_iter_ < fitted["sampling"].n_iter_
+
+
+@ignore_max_iter
+@pytest.mark.parametrize("activation", ["relu", "logistic", "tanh", "identity"])
+@pytest.mark.parametrize("noise", sorted(NOISE_MODELS))
+@pytest.mark.parametrize("method", ["diagonal", "quadratic", "sampling"])
+@pytest.mark.parametrize("placement", ["both", "input", "hidden", "none", [1], [2, 0]])
+def test_every_combination_learns(small, activation, noise, method, placement):
+    X, y = small
+    model = MarginalizedDropoutClassifier(
+        hidden_layer_sizes=(20, 10),
+        activation=activation,
+        noise=noise,
+        method=method,
+        noise_placement=placement,
+        learning_rate_init=0.03,
+        max_iter=40,
+        random_state=0,
+    )
+    assert model.fit(X, y).score(X, y) > 0.85
+    assert all(np.isfinite(model.loss_curve_))
+
+
+@ignore_max_iter
+@pytest.mark.parametrize("family", ["normal", "poisson"])
+@pytest.mark.parametrize("method", ["diagonal", "quadratic", "sampling"])
+@pytest.mark.parametrize("columns", [1, 3])
+def test_regressor_learns(family, method, columns):
+    rng = np.random.RandomState(0)
+    X = rng.uniform(-1, 1, (200, 4))
+    eta = X @ rng.uniform(-1, 1, (4, columns))
+    y = rng.poisson(3 * np.exp(eta)) if family == "poisson" else eta
+    y = y[:, 0] if columns == 1 else y
+    model = MarginalizedDropoutRegressor(
+        family=family, method=method, retain_rate=0.98, learning_rate_init=0.01, random_state=0
+    ).fit(X, y)
+    assert model.predict(X).shape == y.shape
+    # Counts are noisy: even the true mean does not explain much of their deviance.
+    bound = 0.5 * model_free_score(y, 3 * np.exp(eta)) if family == "poisson" else 0.9
+    assert model.score(X, y) > bound
+
+
+def model_free_score(y, mean):
+    y, mean = y.reshape(len(y), -1), mean.reshape(len(y), -1)
+    return np.mean([d2_tweedie_score(a, b, power=1) for a, b in zip(y.T, mean.T, strict=True)])
+
+
+CONVEX = {
+    "hidden_layer_sizes": (),
+    "noise_placement": "none",
+    "batch_size": 10**6,
+    "learning_rate_init": 0.1,
+    "learning_rate_decay": 0.01,
+    "max_iter": 4000,
+    "tol": 0,
+    "n_iter_no_change": 4000,
+}
+
+
+@ignore_max_iter
+def test_without_noise_and_layers_equals_logistic_regression():
+    X, y = load_breast_cancer(return_X_y=True)
+    X, y = StandardScaler().fit_transform(X)[::3], y[::3]
+    alpha = 0.01
+    peer = LogisticRegression(C=1 / (len(y) * alpha), tol=1e-10, max_iter=10**4).fit(X, y)
+    model = MarginalizedDropoutClassifier(alpha=alpha, random_state=0, **CONVEX).fit(X, y)
+    assert_allclose(model.coefs_[0].T, peer.coef_, atol=1e-4)
+    assert_allclose(model.intercepts_[0], peer.intercept_, atol=1e-4)
+
+
+@ignore_max_iter
+def test_gaussian_noise_without_layers_equals_ridge():
+    X, y = load_diabetes(return_X_y=True)
+    X, y = StandardScaler().fit_transform(X), (y - y.mean()) / y.std()
+    std = 0.5
+    # mean(1/2 (y - Xw)^2) + std^2/2 ||w||^2 is Ridge's objective over 2n, with alpha = n std^2.
+    peer = Ridge(alpha=len(y) * std**2).fit(X, y)
+    options = CONVEX | {"noise_placement": "input", "noise": "gaussian", "noise_std": std}
+    model = MarginalizedDropoutRegressor(alpha=0, random_state=0, **options).fit(X, y)
+    assert_allclose(model.coefs_[0][:, 0], peer.coef_, atol=1e-4)
+
+
+@ignore_max_iter
+def test_poisson_without_noise_and_layers_equals_poisson_regressor():
+    rng = np.random.RandomState(0)
+    X = rng.normal(size=(300, 3))
+    y = rng.poisson(np.exp(0.5 + X @ [0.5, -0.3, 0.0]))
+    peer = PoissonRegressor(alpha=0.1, tol=1e-10).fit(X, y)
+    model = MarginalizedDropoutRegressor(family="poisson", alpha=0.1, random_state=0, **CONVEX)
+    model.fit(X, y)
+    assert_allclose(model.coefs_[0][:, 0], peer.coef_, atol=1e-4)
+    assert_allclose(model.intercepts_[0], peer.intercept_, atol=1e-4)
+    assert_allclose(model.score(X, y), peer.score(X, y), atol=1e-6)
+
+
+@ignore_max_iter
+def test_fitted_attributes(small):
+    X, y = small
+    model = MarginalizedDropoutClassifier(
+        (7, 5), early_stopping=True, max_iter=3, random_state=0
+    ).fit(X, y)
+    assert [w.shape for w in model.coefs_] == [(8, 7), (7, 5), (5, 3)]
+    assert [b.shape for b in model.intercepts_] == [(7,), (5,), (3,)]
+    assert model.n_features_in_ == 8
+    assert model.n_iter_ == 3 == len(model.loss_curve_) == len(model.penalty_curve_)
+    assert len(model.validation_scores_) == 3
+    assert model.best_validation_score_ == max(model.validation_scores_)
+    assert_array_equal(model.classes_, [0, 1, 2])
+    hidden = np.maximum(X @ model.coefs_[0] + model.intercepts_[0], 0)
+    hidden = np.maximum(hidden @ model.coefs_[1] + model.intercepts_[1], 0)
+    eta = hidden @ model.coefs_[2] + model.intercepts_[2]
+    assert_allclose(model.decision_function(X), eta)
+    assert_allclose(model.predict_proba(X).sum(1), 1)
+    assert_allclose(np.exp(model.predict_log_proba(X)), model.predict_proba(X))
+    assert_array_equal(model.predict(X), eta.argmax(1))
+
+
+@ignore_max_iter
+def test_two_classes_have_one_logit(small):
+    X, y = small
+    model = MarginalizedDropoutClassifier((4,), max_iter=5, random_state=0).fit(X, y > 0)
+    assert model.coefs_[-1].shape == (4, 1)
+    logit = model.decision_function(X)
+    assert logit.shape == (60,)
+    assert_allclose(model.predict_proba(X)[:, 1], 1 / (1 + np.exp(-logit)))
+    assert_array_equal(model.predict(X), logit > 0)
+    assert model.predict(X).dtype == bool
+
+
+@ignore_max_iter
+def test_log_probabilities_do_not_underflow(small):
+    X, y = small
+    model = MarginalizedDropoutClassifier((4,), max_iter=2, random_state=0).fit(X, y > 0)
+    assert np.isfinite(model.predict_log_proba(1e6 * X)).all()
+
+
+def test_penalty_curve_is_nan_for_sampling(small):
+    X, y = small
+    options = {"max_iter": 9, "n_iter_no_change": 1, "tol": 10.0, "random_state": 0}
+    assert np.isnan(
+        MarginalizedDropoutClassifier(method="sampling", **options).fit(X, y).penalty_curve_
+    ).all()
+    diagonal = MarginalizedDropoutClassifier(**options).fit(X, y)
+    assert min(diagonal.penalty_curve_) > 0
+    none = MarginalizedDropoutClassifier(noise_placement="none", **options).fit(X, y)
+    assert none.penalty_curve_ == [0.0] * none.n_iter_
+
+
+@ignore_max_iter
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_dtype_follows_the_data(small, dtype):
+    X, y = small
+    model = MarginalizedDropoutClassifier((4,), max_iter=2, random_state=0).fit(X.astype(dtype), y)
+    assert model.coefs_[0].dtype == dtype
+    assert model.predict_proba(X).dtype == dtype
+
+
+@ignore_max_iter
+def test_learning_rate_decay_is_the_papers(small):
+    X, y = small
+    options = {"solver": "sgd", "momentum": 0.0, "shuffle": False, "random_state": 0, "tol": 0}
+    rates = []
+
+    class Recording(MarginalizedDropoutClassifier):
+        def _build_net(self, rows, random_state):
+            net = super()._build_net(rows, random_state)
+            original = net.optimizer_.step
+
+            def step(*args, **kwargs):
+                rates.append(net.optimizer_.param_groups[0]["lr"])
+                return original(*args, **kwargs)
+
+            net.optimizer_.step = step
+            return net
+
+    Recording((3,), learning_rate_init=0.2, learning_rate_decay=0.5, max_iter=3, **options).fit(
+        X, y
+    )
+    assert_allclose(rates, [0.2, 0.2 / 1.5, 0.2 / 2])
+
+
+@ignore_max_iter
+def test_retain_rate_per_site_follows_the_order_of_the_sites(small):
+    X, y = small
+    options = {"hidden_layer_sizes": (5, 4), "max_iter": 3, "random_state": 0}
+    one = MarginalizedDropoutClassifier(
+        noise_placement=[2, 0], retain_rate=[0.5, 0.9], **options
+    ).fit(X, y)
+    other = MarginalizedDropoutClassifier(
+        noise_placement=(0, 2), retain_rate=(0.9, 0.5), **options
+    ).fit(X, y)
+    assert_array_equal(one.coefs_[0], other.coefs_[0])
+    noise = one.net_.module_.noise
+    assert {site: model.strength for site, model in noise.items()} == {0: 0.9, 4: 0.5}
+
+
+@ignore_max_iter
+def test_probes_estimate_the_quadratic_penalty(small):
+    X, y = small
+    options = {"method": "quadratic", "max_iter": 60, "learning_rate_init": 0.01}
+    exact = MarginalizedDropoutClassifier(random_state=0, **options).fit(X, y)
+    probes = MarginalizedDropoutClassifier(random_state=0, n_probes=1, **options).fit(X, y)
+    assert probes.loss_curve_ != exact.loss_curve_
+    assert_allclose(probes.loss_curve_[-1], exact.loss_curve_[-1], rtol=0.1)
+
+
+@ignore_max_iter
+def test_no_noise_is_the_same_however_it_is_said(small):
+    X, y = small
+    options = {"hidden_layer_sizes": (5,), "max_iter": 3, "random_state": 0}
+    settings = [
+        {"noise_placement": "none"},
+        {"retain_rate": 1.0},
+        {"retain_rate": 1, "method": "sampling"},
+        {"noise": "gaussian", "noise_std": 0, "method": "quadratic"},
+    ]
+    first, *others = [
+        MarginalizedDropoutClassifier(**options, **setting).fit(X, y).coefs_[0]
+        for setting in settings
+    ]
+    for other in others:
+        assert_array_equal(first, other)
+
+
+@ignore_max_iter
+def test_early_stopping_keeps_the_best_weights(digits):
+    X, _, y, _ = digits
+    model = MarginalizedDropoutClassifier(
+        early_stopping=True, learning_rate_init=0.05, n_iter_no_change=3, random_state=0
+    ).fit(X, y)
+    assert model.n_iter_ < model.max_iter
+    assert model.best_validation_score_ == max(model.validation_scores_)
+    # The split is the first thing drawn from random_state.
+    seen = train_test_split(
+        np.arange(len(y)), test_size=0.1, stratify=y, random_state=np.random.RandomState(0)
+    )[1]
+    assert_allclose(model.score(X[seen], y[seen]), model.best_validation_score_)
+
+
+@ignore_max_iter
+def test_class_weight_multiplies_sample_weight(small):
+    X, y = small
+    options = {"hidden_layer_sizes": (5,), "max_iter": 5, "random_state": 0}
+    balanced = MarginalizedDropoutClassifier(class_weight="balanced", **options).fit(
+        X[:40], y[:40]
+    )
+    counts = np.bincount(y[:40])
+    weights = {k: 40 / (3 * count) for k, count in enumerate(counts)}
+    by_dict = MarginalizedDropoutClassifier(class_weight=weights, **options).fit(X[:40], y[:40])
+    by_sample = MarginalizedDropoutClassifier(**options).fit(
+        X[:40], y[:40], sample_weight=[weights[k] for k in y[:40]]
+    )
+    assert_allclose(balanced.coefs_[0], by_dict.coefs_[0], rtol=1e-6)
+    assert_allclose(balanced.coefs_[0], by_sample.coefs_[0], rtol=1e-6)
+
+
+@ignore_max_iter
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_warm_start_goes_on(small, cls):
+    X, y = small
+    model = cls((5,), warm_start=True, max_iter=3, random_state=0).fit(X, y)
+    before = [w.copy() for w in model.coefs_]
+    first_net = model.net_
+    model.fit(X, y)
+    assert model.n_iter_ == 6 == len(model.loss_curve_)
+    assert model.loss_curve_[3] < model.loss_curve_[0]
+    assert_array_equal(first_net.module_.layers[0].weight.detach().numpy().T, before[0])
+    with pytest.raises(ValueError, match="hidden_layer_sizes"):
+        model.set_params(hidden_layer_sizes=(6,)).fit(X, y)
+
+
+def test_partial_fit_with_the_whole_data_is_one_epoch_of_fit(small):
+    X, y = small
+    options = {"hidden_layer_sizes": (5,), "batch_size": 16, "shuffle": False, "random_state": 0}
+    stream = MarginalizedDropoutClassifier(**options)
+    for _ in range(3):
+        stream.partial_fit(X, y, classes=[0, 1, 2])
+    with pytest.warns(UserWarning, match="max_iter"):
+        whole = MarginalizedDropoutClassifier(max_iter=3, **options).fit(X, y)
+    assert_array_equal(stream.coefs_[0], whole.coefs_[0])
+    assert stream.n_iter_ == 3
+    assert stream.loss_curve_ == whole.loss_curve_
+
+
+def test_partial_fit_regressor_learns():
+    rng = np.random.RandomState(0)
+    X = rng.normal(size=(300, 3))
+    y = X[:, 0]
+    model = MarginalizedDropoutRegressor(retain_rate=0.99, learning_rate_init=0.02, random_state=0)
+    for _ in range(60):
+        for start in range(0, 300, 100):
+            model.partial_fit(X[start : start + 100], y[start : start + 100])
+    assert model.score(X, y) > 0.9
+
+
+@ignore_max_iter
+def test_score_is_r2_for_the_normal_family():
+    rng = np.random.RandomState(0)
+    X, y, weight = rng.normal(size=(50, 3)), rng.normal(size=(50, 2)), rng.uniform(size=50)
+    model = MarginalizedDropoutRegressor((5,), max_iter=3, random_state=0).fit(X, y)
+    assert_allclose(
+        model.score(X, y, sample_weight=weight),
+        r2_score(y, model.predict(X), sample_weight=weight),
+    )
+
+
+@ignore_max_iter
+@pytest.mark.parametrize("method", ["diagonal", "quadratic", "sampling"])
+def test_unlabeled_rows_enter_the_penalty(small, method):
+    X, y = small
+    options = {
+        "hidden_layer_sizes": (5,),
+        "method": method,
+        "max_iter": 5,
+        "batch_size": 100,
+        "random_state": 0,
+    }
+    plain = MarginalizedDropoutClassifier(**options).fit(X, y)
+    sharpened = MarginalizedDropoutClassifier(**options).fit(X, y, X_unlabeled=5 * X[:30])
+    assert sharpened.penalty_curve_[0] > 0
+    assert not np.array_equal(plain.coefs_[0], sharpened.coefs_[0])
+    ignored = MarginalizedDropoutClassifier(unlabeled_discount=0, **options)
+    ignored.fit(X, y, X_unlabeled=5 * X[:30])
+    assert_array_equal(plain.coefs_[0], ignored.coefs_[0])
+
+
+@ignore_max_iter
+def test_unlabeled_copies_of_the_data_change_nothing(small):
+    X, y = small
+    options = {"hidden_layer_sizes": (5,), "max_iter": 5, "batch_size": 100, "shuffle": False}
+    plain = MarginalizedDropoutClassifier(random_state=0, **options).fit(X, y)
+    doubled = MarginalizedDropoutClassifier(random_state=0, **options).fit(X, y, X_unlabeled=X)
+    assert_allclose(plain.coefs_[0], doubled.coefs_[0], rtol=1e-7)
+
+
+@ignore_max_iter
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_verbose_prints_a_line_an_epoch(small, cls, capsys):
+    X, y = small
+    cls((3,), max_iter=3, verbose=True, random_state=0).fit(X, y)
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("epoch", "train_loss", "penalty"))
+    assert len(out.strip().splitlines()) == 5
+    cls((3,), max_iter=3, random_state=0).fit(X, y)
+    assert capsys.readouterr().out == ""
+
+
+@ignore_max_iter
+def test_net_is_a_usable_skorch_net(small):
+    X, y = small
+    model = MarginalizedDropoutClassifier((3,), max_iter=2, random_state=0).fit(X, y)
+    assert isinstance(model.net_.module_, torch.nn.Module)
+    assert_allclose(model.net_.forward(X).numpy(), model.decision_function(X))
+    assert_allclose(model.net_.predict_proba(X), model.predict_proba(X))
+    assert [row["epoch"] for row in model.net_.history] == [1, 2]

@@ -1,0 +1,94 @@
+"""The structure holds: imports go only downwards, and each module stays readable."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sklearn_margdrop
+
+PACKAGE = Path(sklearn_margdrop.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+#: A module may import those of lower levels only.
+LEVELS = {
+    "noise": 0,
+    "products": 0,
+    "batches": 0,
+    "families": 1,
+    "layers": 1,
+    "networks": 2,
+    "penalties": 3,
+    "objective": 4,
+    "validation": 4,
+    "training": 5,
+    "estimators.base": 6,
+    "estimators.classifier": 7,
+    "estimators.regressor": 7,
+    "estimators": 7,
+    "": 8,
+}
+
+#: Who may know which library.
+KNOWN_TO = {
+    "sklearn": {"validation", "estimators.base", "estimators.classifier", "estimators.regressor"},
+    "skorch": {"training", "estimators.base"},
+}
+
+
+def name_of(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module
+
+
+def test_every_module_has_a_level():
+    assert {name_of(path) for path in MODULES} == set(LEVELS)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_go_only_downwards(path):
+    for imported in imports_of(path):
+        root, _, module = imported.partition(".")
+        if root == "sklearn_margdrop":
+            assert LEVELS[module] < LEVELS[name_of(path)], imported
+        elif root in KNOWN_TO:
+            assert name_of(path) in KNOWN_TO[root], imported
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_modules_are_short(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_public_names():
+    assert sklearn_margdrop.__all__ == sorted(sklearn_margdrop.__all__)
+    assert all(hasattr(sklearn_margdrop, name) for name in sklearn_margdrop.__all__)
+    assert sklearn_margdrop.__version__.count(".") == 2
+
+
+def test_import_is_quiet_and_leaves_torch_alone():
+    code = (
+        "import torch\n"
+        "before = torch.get_rng_state(), torch.get_num_threads(), torch.get_default_dtype()\n"
+        "import sklearn_margdrop, sys\n"
+        "after = torch.get_rng_state(), torch.get_num_threads(), torch.get_default_dtype()\n"
+        "assert torch.equal(before[0], after[0]) and before[1:] == after[1:]\n"
+        "assert 'matplotlib' not in sys.modules\n"
+    )
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
