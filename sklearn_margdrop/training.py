@@ -202,6 +202,8 @@ class Stopping(Callback):
         self.best_weights_ = None
 
     def on_epoch_end(self, net, **kwargs):
+        if self.monitor not in net.history[-1]:
+            return  # partial_fit after a fit that had a validation set
         keep_best = self.monitor == "valid_score"
         value = net.history[-1, self.monitor] * (1 if keep_best else -1)
         self.misses_ = self.misses_ + 1 if value < self.best_ + self.tol else 0

@@ -125,19 +125,13 @@ class BaseMarginalizedNetwork(BaseEstimator, metaclass=ABCMeta):
         self.net_ = net
         if net.stop_reason_ == "diverged":
             message = self._diverged(net) + " The best weights so far were kept."
-            warnings.warn(message, ConvergenceWarning, stacklevel=2)
-        elif net.stop_reason_ == "interrupted":
-            warnings.warn(
-                f"Training was interrupted by the user in epoch {len(net.history) + 1}; the "
-                "estimator keeps the weights it had reached.",
-                stacklevel=2,
-            )
+            warnings.warn(message, ConvergenceWarning, stacklevel=3)
         elif net.stop_reason_ == "max_iter":
             warnings.warn(
                 f"Training stopped at max_iter={self.max_iter} epochs before it converged; "
                 "increase max_iter, learning_rate_init or tol.",
                 ConvergenceWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         return self._store()
 
@@ -312,6 +306,12 @@ class BaseMarginalizedNetwork(BaseEstimator, metaclass=ABCMeta):
 
     def _store(self):
         history = self.net_.history
+        if self.net_.stop_reason_ == "interrupted":
+            warnings.warn(
+                f"Training was interrupted by the user in epoch {len(history) + 1}; the "
+                "estimator keeps the weights it had reached.",
+                stacklevel=4,
+            )
         scores = [epoch["valid_score"] for epoch in history if "valid_score" in epoch]
         self.n_iter_ = len(history)
         self.loss_curve_ = [epoch["train_loss"] for epoch in history]

@@ -1,0 +1,303 @@
+"""Bad input and bad luck: clear errors before any work, and nothing lost."""
+
+import re
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from skorch.callbacks import Callback
+
+from sklearn_margdrop import MarginalizedDropoutClassifier, MarginalizedDropoutRegressor
+from sklearn_margdrop.training import MarginalizedNet
+
+ignore_max_iter = pytest.mark.filterwarnings("ignore:Training stopped at max_iter")
+ESTIMATORS = [MarginalizedDropoutClassifier, MarginalizedDropoutRegressor]
+
+
+@pytest.fixture
+def data():
+    rng = np.random.RandomState(0)
+    X = rng.normal(size=(60, 4))
+    return X, (X[:, 0] > 0).astype(int) + (X[:, 1] > 0)
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Fail if a single step is taken."""
+
+    def step(self, batch, **fit_params):
+        raise AssertionError("training has started")
+
+    monkeypatch.setattr(MarginalizedNet, "train_step", step)
+
+
+BAD_PARAMETERS = [
+    ({"hidden_layer_sizes": (10, 0)}, "hidden_layer_sizes"),
+    ({"hidden_layer_sizes": (10, 2.5)}, "hidden_layer_sizes"),
+    ({"hidden_layer_sizes": 0}, "hidden_layer_sizes"),
+    ({"activation": "gelu"}, "activation.*relu"),
+    ({"noise": "salt"}, "noise.*dropout.*gaussian"),
+    ({"noise_placement": "inputs"}, "noise_placement.*'both'.*'input'"),
+    ({"noise_placement": [0, 2]}, r"noise_placement.*sites are \[0, 1\]"),
+    ({"noise_placement": [-1]}, "noise_placement.*does not exist"),
+    ({"noise_placement": [1, 1]}, "noise_placement.*twice"),
+    ({"noise_placement": [True]}, "noise_placement"),
+    ({"noise_placement": "hidden", "hidden_layer_sizes": ()}, "noise_placement.*hidden layer"),
+    ({"retain_rate": 0}, r"retain_rate.*\(0"),
+    ({"retain_rate": 1.5}, "retain_rate"),
+    ({"retain_rate": [0.5, 0.0]}, "retain_rate"),
+    ({"retain_rate": [0.5, np.nan]}, "retain_rate"),
+    ({"retain_rate": [0.5]}, "retain_rate has 1 values for 2 noisy sites"),
+    ({"retain_rate": [0.5, "high"]}, "retain_rate"),
+    ({"noise_std": -1}, "noise_std"),
+    ({"noise": "gaussian", "noise_std": [0.1, -0.1]}, "noise_std"),
+    ({"noise": "gaussian", "noise_std": np.inf}, "noise_std"),
+    ({"method": "exact"}, "method.*diagonal"),
+    ({"n_probes": 0}, "n_probes"),
+    ({"alpha": -1}, "alpha"),
+    ({"unlabeled_discount": -1}, "unlabeled_discount"),
+    ({"solver": "lbfgs"}, "solver.*adam"),
+    ({"batch_size": 0}, "batch_size"),
+    ({"learning_rate_init": 0}, "learning_rate_init"),
+    ({"learning_rate_decay": -1}, "learning_rate_decay"),
+    ({"momentum": 1.0}, "momentum"),
+    ({"max_iter": 0}, "max_iter"),
+    ({"tol": -1}, "tol"),
+    ({"n_iter_no_change": 0}, "n_iter_no_change"),
+    ({"validation_fraction": 1.0}, "validation_fraction"),
+    ({"device": "abacus"}, "device"),
+    ({"device": "cuda:77"}, "device.*'auto' or 'cpu'"),
+    ({"random_state": "x"}, "random_state"),
+    ({"early_stopping": True, "validation_fraction": 0.001}, "early_stopping.*validation"),
+]
+
+
+@pytest.mark.parametrize(("parameters", "message"), BAD_PARAMETERS, ids=str)
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_bad_parameters(data, no_training, cls, parameters, message):
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        cls(**parameters).fit(*data)
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_bad_parameters_of_a_subclass(data, no_training, cls):
+    special = {"class_weight": "even"} if cls is ESTIMATORS[0] else {"family": "gamma"}
+    with pytest.raises(ValueError, match=next(iter(special))):
+        cls(**special).fit(*data)
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda X, y: {"X": np.where(X > 1, np.nan, X)}, "NaN"),
+        (lambda X, y: {"X": np.where(X > 1, np.inf, X)}, "infinity"),
+        (lambda X, y: {"X": X[:0], "y": y[:0]}, "0 sample"),
+        (lambda X, y: {"X": X[:, :0]}, "0 feature"),
+        (lambda X, y: {"y": y[:-1]}, "inconsistent"),
+        (lambda X, y: {"y": np.where(y > 1, np.nan, y)}, "NaN"),
+        (lambda X, y: {"X": [*X.tolist()[1:], [1, 2]]}, "inhomogeneous"),
+        (lambda X, y: {"X": X + 1j}, "Complex"),
+        (lambda X, y: {"sample_weight": -np.ones(60)}, "[Nn]egative"),
+        (lambda X, y: {"sample_weight": np.zeros(60)}, "zero"),
+        (lambda X, y: {"sample_weight": np.ones(59)}, "sample_weight"),
+        (lambda X, y: {"sample_weight": np.full(60, np.nan)}, "sample_weight"),
+        (lambda X, y: {"X_unlabeled": X[:, :2]}, "2 features"),
+        (lambda X, y: {"X_unlabeled": X[:0]}, "0 sample"),
+        (lambda X, y: {"X_unlabeled": np.full((2, 4), np.nan)}, "NaN"),
+    ],
+)
+def test_bad_data(data, no_training, cls, change, message):
+    X, y = data
+    with pytest.raises(ValueError, match=message):
+        cls().fit(**({"X": X, "y": y} | change(X, y)))
+
+
+def test_bad_targets(data, no_training):
+    X, y = data
+    with pytest.raises(ValueError, match="only one class"):
+        MarginalizedDropoutClassifier().fit(X, np.zeros(60))
+    with pytest.raises(ValueError, match="MultiOutputClassifier"):
+        MarginalizedDropoutClassifier().fit(X, np.column_stack([y > 0, y > 1]))
+    with pytest.raises(ValueError, match="continuous"):
+        MarginalizedDropoutClassifier().fit(X, X[:, 0])
+    with pytest.raises(ValueError, match=r"negative.*poisson"):
+        MarginalizedDropoutRegressor(family="poisson").fit(X, -y)
+
+
+@ignore_max_iter
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_prediction_checks_its_input(data, cls):
+    with pytest.raises(NotFittedError):
+        cls().predict(data[0])
+    model = cls((3,), max_iter=1).fit(*data)
+    with pytest.raises(ValueError, match="2 features"):
+        model.predict(data[0][:, :2])
+
+
+def test_partial_fit_errors(data, no_training):
+    X, y = data
+    with pytest.raises(ValueError, match="classes must be passed"):
+        MarginalizedDropoutClassifier().partial_fit(X, y)
+    with pytest.raises(ValueError, match=r"labels array\(\[2\]\)"):
+        MarginalizedDropoutClassifier().partial_fit(X, y, classes=[0, 1])
+    with pytest.raises(ValueError, match="early_stopping"):
+        MarginalizedDropoutClassifier(early_stopping=True).partial_fit(X, y, classes=[0, 1, 2])
+    with pytest.raises(ValueError, match="class_weight='balanced'"):
+        MarginalizedDropoutClassifier(class_weight="balanced").partial_fit(X, y, classes=[0, 1, 2])
+    with pytest.raises(ValueError, match="class_weight"):
+        MarginalizedDropoutClassifier(class_weight={7: 1}).fit(X, y)
+
+
+def test_labels_unseen_in_the_first_call(data):
+    X, y = data
+    model = MarginalizedDropoutClassifier((3,)).partial_fit(X, y, classes=[0, 1, 2])
+    with pytest.raises(ValueError, match=r"labels array\(\[5\]\).*partial_fit"):
+        model.partial_fit(X, np.where(y == 0, 5, y))
+    with pytest.raises(ValueError, match="classes"):
+        model.partial_fit(X, y, classes=[0, 1, 2, 3])
+    regressor = MarginalizedDropoutRegressor((3,)).partial_fit(X, y)
+    with pytest.raises(ValueError, match="2 columns"):
+        regressor.partial_fit(X, np.column_stack([y, y]))
+
+
+EXPLOSIVE = {"solver": "sgd", "learning_rate_init": 1e30, "momentum": 0.0, "random_state": 0}
+
+
+@pytest.mark.filterwarnings("ignore:Training stopped at max_iter")
+def test_divergence_is_an_error_that_says_what_to_change(data):
+    X, _ = data
+    model = MarginalizedDropoutRegressor(**EXPLOSIVE)
+    with pytest.raises(ValueError, match=r"non-finite.*learning_rate_init"):
+        model.fit(X, X[:, 0])
+    assert not hasattr(model, "net_")
+
+
+class Poison(Callback):
+    """Makes the weights non-finite at the start of one epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_begin(self, net, **kwargs):
+        if len(net.history) == self.epoch:
+            with torch.no_grad():
+                net.module_.layers[0].weight.fill_(np.nan)
+
+
+class Poisoned(MarginalizedDropoutClassifier):
+    event = Poison(4)
+
+    def _build_net(self, rows, random_state):
+        net = super()._build_net(rows, random_state)
+        net.callbacks_.insert(0, ("event", self.event))
+        return net
+
+
+def test_divergence_with_early_stopping_keeps_the_best_weights(data):
+    with pytest.warns(ConvergenceWarning, match=r"non-finite.*best weights"):
+        model = Poisoned((5,), early_stopping=True, random_state=0).fit(*data)
+    assert np.isfinite(model.coefs_[0]).all()
+    assert model.n_iter_ == 3
+    assert np.isfinite(model.loss_curve_).all()
+
+
+def test_divergence_without_a_validation_score_is_an_error(data):
+    with pytest.raises(ValueError, match=r"non-finite.*epoch 4"):
+        Poisoned((5,), random_state=0).fit(*data)
+
+
+def test_a_failed_refit_leaves_the_fitted_model(data):
+    X, _ = data
+    model = MarginalizedDropoutRegressor((5,), max_iter=3, n_iter_no_change=1, tol=10.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(X, X[:, 0])
+    before = model.predict(X)
+    with pytest.raises(ValueError, match="non-finite"):
+        model.set_params(**EXPLOSIVE).fit(X, X[:, 0])
+    assert_array_equal(model.predict(X), before)
+
+
+def test_partial_fit_that_diverges_leaves_the_weights(data):
+    X, _ = data
+    model = MarginalizedDropoutRegressor((5,), random_state=0).partial_fit(X, X[:, 0])
+    before = model.coefs_[0].copy()
+    with pytest.raises(ValueError, match="left as they were"):
+        model.partial_fit(X, 1e300 * X[:, 0])
+    assert_array_equal(model.coefs_[0], before)
+    model.partial_fit(X, X[:, 0])
+    assert np.isfinite(model.coefs_[0]).all()
+
+
+class Interrupt(Callback):
+    """What Ctrl-C does, in the middle of an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_batch_begin(self, net, **kwargs):
+        if len(net.history) == self.epoch:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("epoch", [1, 4])
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_interrupt_leaves_a_usable_model(data, epoch, early_stopping):
+    class Interrupted(Poisoned):
+        event = Interrupt(epoch)
+
+    with pytest.warns(UserWarning, match=f"interrupted by the user in epoch {epoch}"):
+        model = Interrupted((5,), early_stopping=early_stopping, random_state=0).fit(*data)
+    assert model.n_iter_ == epoch - 1 == len(model.loss_curve_)
+    assert np.isfinite(model.predict_proba(data[0])).all()
+    model.set_params(early_stopping=False)
+    with pytest.warns(UserWarning, match="interrupted"):
+        model.partial_fit(*data)
+    del model.net_.callbacks_[0]
+    assert model.partial_fit(*data).n_iter_ == epoch
+
+
+@ignore_max_iter
+@pytest.mark.parametrize("cls", ESTIMATORS)
+@pytest.mark.parametrize("options", [{}, {"method": "sampling"}, {"early_stopping": True}])
+def test_same_seed_same_bits_and_nothing_global_changes(data, cls, options):
+    torch.manual_seed(3)
+    np.random.seed(3)  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    settings = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
+    model = cls((6,), max_iter=4, batch_size=16, random_state=5, **options)
+    first, second = clone(model).fit(*data), clone(model).fit(*data)
+    assert_array_equal(first.coefs_[0], second.coefs_[0])
+    assert first.loss_curve_ == second.loss_curve_
+    other = clone(model).set_params(random_state=6).fit(*data)
+    assert not np.array_equal(other.coefs_[0], first.coefs_[0])
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+    assert settings == (
+        torch.get_num_threads(),
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+    )
+
+
+@ignore_max_iter
+def test_fit_changes_neither_parameters_nor_data(data):
+    X, y = data
+    model = MarginalizedDropoutClassifier(
+        hidden_layer_sizes=[4, 3], retain_rate=[0.9, 0.8, 0.7], max_iter=2
+    )
+    parameters, copies = model.get_params(), (X.copy(), y.copy())
+    model.fit(X, y, X_unlabeled=X)
+    assert model.get_params() == parameters
+    assert_array_equal(X, copies[0])
+    assert_array_equal(y, copies[1])
+
+
+def test_max_iter_warning_says_what_to_change(data):
+    with pytest.warns(ConvergenceWarning, match=re.escape("max_iter=2")):
+        MarginalizedDropoutClassifier((3,), max_iter=2).fit(*data)
