@@ -7,6 +7,7 @@ data stay where they are and are made dense batch by batch, never whole.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -114,6 +115,7 @@ class Batches:
     ----------
     rows : Rows
     batch_size : int
+        At most so many rows a batch; all batches are equal to within one row.
     shuffle : bool
     generator : torch.Generator
         On the CPU, so that the order is the same on every device.
@@ -140,11 +142,13 @@ class Batches:
             yield self.rows.batch(position, unlabeled)
 
     def _positions(self, n_rows: int) -> Iterator[slice | Tensor]:
-        starts = range(0, n_rows, self.batch_size)
+        # Batches of equal size: a last one of a few rows would move the weights at random.
+        n_batches = -(-n_rows // self.batch_size)
+        ends = [n_rows * k // n_batches for k in range(n_batches + 1)]
         if self.shuffle:
             order = torch.randperm(n_rows, generator=self.generator)
-            return (order[start : start + self.batch_size] for start in starts)
-        return (slice(start, min(start + self.batch_size, n_rows)) for start in starts)
+            return (order[start:end] for start, end in pairwise(ends))
+        return (slice(start, end) for start, end in pairwise(ends))
 
     def _endless(self, n_rows: int) -> Iterator[slice | Tensor]:
         while True:

@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sklearn_margdrop.products import squared_product
-
 FAMILIES: dict[str, type[Family]] = {}
 
 
@@ -50,13 +48,17 @@ class Family(ABC):
     def loss(self, eta: Tensor, y: Tensor) -> Tensor:
         """Half the deviance of `y` of shape (n_samples, K), shape (n_samples,)."""
 
+    def curvature_root(self, eta: Tensor) -> Tensor:
+        """The square root of the diagonal of A''(eta), shape (n_samples, K)."""
+        return self.curvature(eta).sqrt()
+
     def curvature_rank(self, n_outputs: int) -> int:
         """The number of rows of ``curvature_factor`` for K = `n_outputs`."""
         return n_outputs
 
     def curvature_factor(self, eta: Tensor) -> Tensor:
         """U of shape (n_samples, rank, K) with U'U = A''(eta) for each sample."""
-        return torch.diag_embed(self.curvature(eta).sqrt())
+        return torch.diag_embed(self.curvature_root(eta))
 
     def curvature_trace(self, eta: Tensor, variance: Tensor, weight: Tensor) -> Tensor:
         """tr(A''(eta) W diag(v) W') for `variance` (n_samples, width), `weight` (K, width).
@@ -64,7 +66,7 @@ class Family(ABC):
         Shape (n_samples,). The variance of the output layer's input, pushed on to eta and
         weighted by the curvature there.
         """
-        return (self.curvature(eta) * squared_product(variance, weight)).sum(-1)
+        return (self.curvature(eta) * (variance @ weight.square().mT)).sum(-1)
 
     def divergence(self, eta_noisy: Tensor, eta: Tensor) -> Tensor:
         """A(eta~) - A(eta) - A'(eta) (eta~ - eta), shape (n_samples,).
@@ -108,9 +110,10 @@ class Bernoulli(Family):
     def curvature(self, eta):
         return eta.sigmoid() * (-eta).sigmoid()
 
-    def curvature_factor(self, eta):
-        # The square root is taken of each factor: the product underflows long before they do.
-        return torch.diag_embed(torch.exp(0.5 * (F.logsigmoid(eta) + F.logsigmoid(-eta))))
+    def curvature_root(self, eta):
+        # The product of the two means underflows, and its root loses its gradient, long
+        # before either factor does.
+        return torch.exp(0.5 * (F.logsigmoid(eta) + F.logsigmoid(-eta)))
 
     def loss(self, eta, y):
         return (F.softplus(eta) - y * eta).sum(-1)
@@ -129,6 +132,9 @@ class Poisson(Family):
 
     def curvature(self, eta):
         return eta.exp()
+
+    def curvature_root(self, eta):
+        return (0.5 * eta).exp()
 
     def loss(self, eta, y):
         return (eta.exp() - y * eta + torch.xlogy(y, y) - y).sum(-1)
@@ -172,7 +178,5 @@ class Categorical(Family):
 
     def curvature_trace(self, eta, variance, weight):
         o = eta.softmax(-1)
-        # Softmax ignores a shift common to all classes; without it less cancels below.
-        weight = weight - weight.mean(0)
-        separate = (o * squared_product(variance, weight)).sum(-1)
+        separate = (o * (variance @ weight.square().mT)).sum(-1)
         return separate - (variance * (o @ weight).square()).sum(-1)

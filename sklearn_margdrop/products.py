@@ -3,9 +3,9 @@
 Autograd would do, but the matrices are as large as the layers and most of its time would go
 into temporaries; each backward pass here makes a single one.
 
-A penalty is a second-order approximation, so its products may be cheaper than the loss's:
-float32 tensors are multiplied in bfloat16 where the hardware does that faster, which moves
-the penalty's gradient by less than 1e-3 (relative). float64 stays float64 throughout.
+A penalty is a second-order approximation, so its products may be cheaper than the loss's: between
+wide layers, float32 tensors are multiplied in bfloat16 where the hardware does that faster, which
+moves the penalty's gradient by less than 1e-3 (relative). float64 stays float64 throughout.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def _rows(a: Tensor) -> Tensor:
 
 def _square(w: Tensor) -> Tensor:
     if _low_precision(w, w.numel()):
-        return w.bfloat16().square_()
-    return w.square()
+        w = w.bfloat16()
+    return w * w
 
 
 def _multiply(a: Tensor, b: Tensor, weight_size: int) -> Tensor:
