@@ -1,7 +1,5 @@
 """Sphinx configuration."""
 
-from sphinx_gallery.sorting import FileNameSortKey
-
 import sklearn_margdrop
 
 project = "sklearn_margdrop"
@@ -23,15 +21,28 @@ nitpicky = False
 autosummary_generate = True
 numpydoc_show_class_members = True
 numpydoc_class_members_toctree = False
-numpydoc_show_inherited_class_members = True
 numpydoc_attributes_as_param_list = True
+# What an engine's class inherits from torch or skorch is documented there.
+numpydoc_show_inherited_class_members = {
+    f"sklearn_margdrop.{name}": False
+    for name in (
+        "networks.NoisyNetwork",
+        "networks.Trace",
+        "batches.Batch",
+        "objective.Objective",
+        "training.MarginalizedNet",
+    )
+}
 numpydoc_validation_checks = {"GL01", "GL02", "GL03", "GL05", "PR01", "PR02", "PR03", "PR10"}
-numpydoc_validation_exclude = {r"\.set_\w+_request$", r"\.get_metadata_routing$", r"\.\w+_params$"}
+numpydoc_validation_exclude = {
+    r"^sklearn_margdrop\.[a-z]",  # the engine
+    r"\.(set_\w+_request|get_metadata_routing|get_params|set_params)$",  # scikit-learn's
+}
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
-    "within_subsection_order": FileNameSortKey,
+    "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
     "show_memory": False,
     "show_signature": False,

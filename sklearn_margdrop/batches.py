@@ -94,7 +94,9 @@ class Rows(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.y)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Batch:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
         return self.batch(slice(index, index + 1))
 
     def batch(self, position: slice | Tensor, unlabeled: Tensor | None = None) -> Batch:
@@ -122,8 +124,8 @@ class Batches:
 
     Notes
     -----
-    An epoch is one pass over the labelled rows. Each of its batches is joined by as many
-    unlabelled rows as it has labelled ones (or all there are), in turn.
+    An epoch is one pass over the labelled rows. Each of its batches is joined by the next batch
+    of unlabelled rows, which are cut in the same way and start anew when they are used up.
     """
 
     def __init__(self, rows: Rows, batch_size: int, shuffle: bool, generator):

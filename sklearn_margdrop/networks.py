@@ -47,6 +47,11 @@ class NoisyNetwork(nn.Module):
     seed : int, default=0
         Seed of the initial weights, which are the same on every device.
     dtype : torch.dtype, default=torch.float32
+
+    Raises
+    ------
+    ValueError
+        If `noise` names a site that the layers do not have.
     """
 
     def __init__(
@@ -58,6 +63,12 @@ class NoisyNetwork(nn.Module):
         dtype: torch.dtype = torch.float32,
     ):
         super().__init__()
+        noise = dict(noise or {})
+        if not noise.keys() <= set(range(len(layer_sizes) - 1)):
+            raise ValueError(
+                f"noise names the sites {sorted(noise)}, but {len(layer_sizes) - 2} hidden layers "
+                f"have the sites {list(range(len(layer_sizes) - 1))}."
+            )
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(layer_sizes):
             # The global generator must not be touched: skip torch's initialisation.
@@ -65,7 +76,7 @@ class NoisyNetwork(nn.Module):
             layers += [linear, ACTIVATIONS[activation]()]
         self.layers = nn.ModuleList(layers[:-1])
         # Hidden layer l ends at layer 2l - 1, so what enters layer 2l is its output.
-        self.noise = {2 * s: model for s, model in (noise or {}).items() if not model.is_null}
+        self.noise = {2 * s: model for s, model in noise.items() if not model.is_null}
         generator = torch.Generator().manual_seed(seed)
         for linear in self.linears:
             glorot_uniform_(linear, activation, generator)

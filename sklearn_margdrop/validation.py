@@ -22,6 +22,9 @@ _PLACEMENTS = {"none", "input", "hidden", "both"}
 _TINY = np.finfo(np.float32).tiny
 _STRENGTHS = {"retain_rate": (_TINY, 1.0), "noise_std": (0.0, np.finfo(np.float32).max)}
 
+#: The retain rates that "auto" stands for, at the input and at hidden layers.
+_AUTO_RETAIN_RATE = (0.8, 0.5)
+
 
 def check_device(device: str | torch.device) -> torch.device:
     """The torch device that the parameter `device` names; "auto" is CUDA where there is any."""
@@ -116,14 +119,17 @@ def check_noise(
     sites : sequence of int
     strengths : mapping of str to (float or sequence of float)
         The estimator's noise parameters. The model reads the one that it names; a sequence
-        gives one value per site, in the order of `sites`.
+        gives one value per site, in the order of `sites`. A retain rate of "auto" is 0.8 at
+        the input and 0.5 at hidden layers.
     """
     if noise not in NOISE_MODELS:
         raise ValueError(f"noise must be one of {sorted(NOISE_MODELS)}; got {noise!r}.")
     model = NOISE_MODELS[noise]
     parameter = model.parameter
     values = strengths[parameter]
-    if isinstance(values, Real):
+    if isinstance(values, str) and values == "auto":
+        values = [_AUTO_RETAIN_RATE[min(site, 1)] for site in sites]
+    elif isinstance(values, Real):
         values = [values] * len(sites)
     values = list(values)
     if len(values) != len(sites):

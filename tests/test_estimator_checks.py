@@ -9,8 +9,8 @@ SETTINGS = [
     {},
     {"method": "quadratic", "hidden_layer_sizes": (20, 10), "activation": "tanh"},
     {"noise": "gaussian", "noise_placement": "hidden", "activation": "logistic"},
-    {"hidden_layer_sizes": (), "noise_placement": "input", "alpha": 0.01},
-    {"noise_placement": "none", "solver": "sgd", "learning_rate_init": 0.05},
+    {"hidden_layer_sizes": (), "noise_placement": "input", "learning_rate_init": 0.05},
+    {"noise_placement": "none", "hidden_layer_sizes": (20,), "n_iter_no_change": 20},
 ]
 
 
@@ -18,6 +18,7 @@ SETTINGS = [
 @parametrize_with_checks(
     [MarginalizedDropoutClassifier(**setting) for setting in SETTINGS]
     + [MarginalizedDropoutRegressor(**setting) for setting in SETTINGS]
+    + [MarginalizedDropoutClassifier(solver="sgd", hidden_layer_sizes=(20,))]
     + [MarginalizedDropoutRegressor(family="poisson")]
 )
 def test_scikit_learn_checks(estimator, check):

@@ -99,6 +99,7 @@ def test_every_combination_learns(small, activation, noise, method, placement):
         noise=noise,
         method=method,
         noise_placement=placement,
+        retain_rate=0.8,
         learning_rate_init=0.03,
         max_iter=40,
         random_state=0,

@@ -7,7 +7,7 @@ from torch import nn
 
 from sklearn_margdrop.layers import ACTIVATIONS
 from sklearn_margdrop.networks import NoisyNetwork
-from sklearn_margdrop.noise import NOISE_MODELS, Gaussian
+from sklearn_margdrop.noise import NOISE_MODELS, Dropout, Gaussian
 
 SIZES = [(5, 3), (5, 4, 3), (5, 6, 4, 2), (5, 3, 6, 4, 1)]
 
@@ -84,3 +84,8 @@ def test_dtype(dtype):
     x = randn(7, 5, dtype=dtype)
     tensors = [*network.parameters(), network(x), network.sample(x), network.trace(x).variances[0]]
     assert {tensor.dtype for tensor in tensors} == {dtype}
+
+
+def test_site_that_does_not_exist():
+    with pytest.raises(ValueError, match=r"sites \[2\].*sites \[0, 1\]"):
+        NoisyNetwork([3, 4, 2], noise={2: Dropout(0.5)})

@@ -48,7 +48,11 @@ class BaseMarginalizedNetwork(BaseEstimator, metaclass=ABCMeta):
         "activation": [StrOptions(set(ACTIVATIONS))],
         "noise": [str],
         "noise_placement": [str, "array-like"],
-        "retain_rate": [Interval(Real, 0, 1, closed="right"), "array-like"],
+        "retain_rate": [
+            Interval(Real, 0, 1, closed="right"),
+            StrOptions({"auto"}),
+            "array-like",
+        ],
         "noise_std": [Interval(Real, 0, None, closed="left"), "array-like"],
         "method": [StrOptions(set(METHODS))],
         "n_probes": [Interval(Integral, 1, None, closed="left"), None],

@@ -26,7 +26,7 @@ class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
 
     Parameters
     ----------
-    hidden_layer_sizes : int or array-like of shape (n_hidden,), default=(100,)
+    hidden_layer_sizes : int or array-like of shape (n_hidden,), default=(256,)
         Width of each hidden layer. ``()`` is a generalised linear model.
 
     activation : {"relu", "logistic", "tanh", "identity"}, default="relu"
@@ -41,9 +41,10 @@ class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
         Which sites are noisy. A sequence lists them: 0 is the input, l the output of hidden
         layer l. `"both"` is every site, `"none"` is an ordinary network.
 
-    retain_rate : float or array-like of shape (n_noisy_sites,), default=0.8
+    retain_rate : float, "auto" or array-like of shape (n_noisy_sites,), default="auto"
         Probability in (0, 1] that dropout keeps a unit; one for all noisy sites, or one for
-        each in the order of `noise_placement`. 1 is no noise.
+        each in the order of `noise_placement`. `"auto"` is 0.8 at the input and 0.5 at hidden
+        layers; 1 is no noise.
 
     noise_std : float or array-like of shape (n_noisy_sites,), default=0.1
         Standard deviation of gaussian noise, in the units of the activations (of the features,
@@ -59,7 +60,7 @@ class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
         With ``method="quadratic"``, the number of random combinations that stand for the
         outputs: unbiased, at a cost that does not depend on their number. None is exact.
 
-    alpha : float, default=1e-5
+    alpha : float, default=1e-4
         Strength of the L2 penalty ``alpha / 2 * ||weights||^2``, added to the mean loss over
         the samples. (`MLPClassifier` divides its `alpha` by the number of samples.)
 
@@ -70,10 +71,11 @@ class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
     solver : {"adam", "sgd"}, default="adam"
         Optimiser of the weights.
 
-    batch_size : int or "auto", default="auto"
-        Rows in a batch, at most all of them. `"auto"` is ``min(200, n_samples)``.
+    batch_size : int or "auto", default=100
+        Largest number of rows in a batch; the rows are cut into batches of equal size. `"auto"`
+        is ``min(200, n_samples)``.
 
-    learning_rate_init : float, default=0.001
+    learning_rate_init : float, default=0.004
         Step size in the first epoch.
 
     learning_rate_decay : float, default=0.0
@@ -85,7 +87,7 @@ class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
     max_iter : int, default=200
         Largest number of epochs (passes over the labelled rows) of a fit.
 
-    tol : float, default=1e-4
+    tol : float, default=1e-3
         The fit ends when the objective, or with `early_stopping` the validation score, has not
         improved by more than `tol` on its best value for `n_iter_no_change` epochs in a row.
 
@@ -153,7 +155,7 @@ class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
     n_features_in_ : int
         Number of features seen during `fit`.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features seen during `fit`, where they are all strings.
 
     See Also
@@ -187,24 +189,24 @@ class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
 
     def __init__(
         self,
-        hidden_layer_sizes=(100,),
+        hidden_layer_sizes=(256,),
         *,
         activation="relu",
         noise="dropout",
         noise_placement="both",
-        retain_rate=0.8,
+        retain_rate="auto",
         noise_std=0.1,
         method="diagonal",
         n_probes=None,
-        alpha=1e-5,
+        alpha=1e-4,
         unlabeled_discount=1.0,
         solver="adam",
-        batch_size="auto",
-        learning_rate_init=0.001,
+        batch_size=100,
+        learning_rate_init=0.004,
         learning_rate_decay=0.0,
         momentum=0.9,
         max_iter=200,
-        tol=1e-4,
+        tol=1e-3,
         n_iter_no_change=10,
         early_stopping=False,
         validation_fraction=0.1,
