@@ -54,5 +54,6 @@ sphinx_gallery_conf = {
 html_theme = "pydata_sphinx_theme"
 html_title = "sklearn_margdrop"
 html_theme_options = {"show_prev_next": False, "navigation_with_keys": False}
+html_sidebars = {"index": [], "user_guide": []}
 html_show_sourcelink = False
 html_copy_source = False

@@ -5,7 +5,7 @@ Site 0 is the input, site l the output of hidden layer l.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -32,6 +32,31 @@ class Trace(NamedTuple):
     eta: Tensor
     jacobians: tuple[Jacobian, ...]
     variances: tuple[Tensor | None, ...]
+
+
+def trace(layers: Iterable[nn.Module], x: Tensor, noise: Mapping[int, Noise]) -> Trace:
+    """Run `layers` on `x` without noise and keep what the penalties need.
+
+    Parameters
+    ----------
+    layers : iterable of torch.nn.Module
+        An ``nn.Sequential``, say. Every layer has a registered
+        :func:`~sklearn_margdrop.layers.linearize`; the last one is affine.
+    x : Tensor of shape (n_samples, n_features)
+    noise : mapping of int to Noise
+        The noise model at the input of the layer with that position.
+
+    Returns
+    -------
+    Trace
+    """
+    jacobians, variances = [], []
+    for position, layer in enumerate(layers):
+        model = noise.get(position)
+        variances.append(None if model is None or model.is_null else model.variance(x))
+        x, jacobian = linearize(layer, x)
+        jacobians.append(jacobian)
+    return Trace(x, tuple(jacobians), tuple(variances))
 
 
 class NoisyNetwork(nn.Module):
@@ -102,10 +127,4 @@ class NoisyNetwork(nn.Module):
 
     def trace(self, x: Tensor) -> Trace:
         """A clean forward pass that keeps the local Jacobians and the noise variances."""
-        jacobians, variances = [], []
-        for index, layer in enumerate(self.layers):
-            noise = self.noise.get(index)
-            variances.append(None if noise is None else noise.variance(x))
-            x, jacobian = linearize(layer, x)
-            jacobians.append(jacobian)
-        return Trace(x, tuple(jacobians), tuple(variances))
+        return trace(self.layers, x, self.noise)
