@@ -1,6 +1,9 @@
 """Sphinx configuration."""
 
+from pathlib import Path
+
 import sklearn_margdrop
+from sklearn_margdrop.noise import NOISE_MODELS
 
 project = "sklearn_margdrop"
 author = "The sklearn_margdrop developers"
@@ -14,7 +17,7 @@ extensions = [
     "numpydoc",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "auto_examples/*.ipynb"]
+exclude_patterns = ["_build", "auto_examples/*.ipynb", "generated"]
 default_role = "literal"
 nitpicky = False
 
@@ -57,3 +60,20 @@ html_theme_options = {"show_prev_next": False, "navigation_with_keys": False}
 html_sidebars = {"index": [], "user_guide": []}
 html_show_sourcelink = False
 html_copy_source = False
+
+
+def write_noise_table(app):
+    """A row for each registered noise model: its name, its parameter, its first line."""
+    rows = [("noise", "parameter", "the noisy activation z~ and its variance")]
+    for name, model in NOISE_MODELS.items():
+        rows.append((f'`"{name}"`', f"`{model.parameter}`", model.__doc__.splitlines()[0]))
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in rows:
+        lines += [f"   {'* -' if k == 0 else '  -'} {cell}" for k, cell in enumerate(row)]
+    folder = Path(app.srcdir) / "generated"
+    folder.mkdir(exist_ok=True)
+    (folder / "noise.inc").write_text("\n".join(lines) + "\n")
+
+
+def setup(app):
+    app.connect("builder-inited", write_noise_table)

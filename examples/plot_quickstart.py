@@ -128,7 +128,6 @@ axis.set(
 )
 axis.grid(which="both", alpha=0.3)
 axis.legend()
-if plt.get_backend().lower() == "agg":  # no screen to show it on
-    figure.savefig("quickstart.png")
-else:
+figure.savefig("quickstart.png")
+if plt.get_backend().lower() != "agg":  # there is a screen
     plt.show()

@@ -24,15 +24,18 @@ class Batch(NamedTuple):
         Labelled rows first.
     y : Tensor of shape (n_labeled,) or (n_labeled, K)
     weight : Tensor of shape (n_labeled,) or None
-        Sample weights with mean 1 over the training set.
+        Sample weights. In `fit` their mean over the training set is 1.
     unlabeled_share : float
         The part of the penalty that the unlabelled rows make up, d m / (n + d m).
+    unlabeled_weight : float
+        The weight of the average row, unlabelled ones included.
     """
 
     x: Tensor
     y: Tensor
     weight: Tensor | None = None
     unlabeled_share: float = 0.0
+    unlabeled_weight: float = 1.0
 
 
 class Features:
@@ -75,21 +78,33 @@ class Rows(torch.utils.data.Dataset):
     features : Features
     y : Tensor of shape (n_samples,) or (n_samples, K)
     weight : Tensor of shape (n_samples,), default=None
-        Sample weights with mean 1.
+        Sample weights.
     index : Tensor of int64 of shape (n_samples,), default=None
         The rows of `features` that `y` and `weight` belong to; all by default.
     unlabeled : Features, default=None
     unlabeled_share : float, default=0.0
         See :class:`Batch`.
+    unlabeled_weight : float, default=1.0
+        See :class:`Batch`.
     """
 
-    def __init__(self, features, y, weight=None, index=None, unlabeled=None, unlabeled_share=0.0):
+    def __init__(
+        self,
+        features,
+        y,
+        weight=None,
+        index=None,
+        unlabeled=None,
+        unlabeled_share=0.0,
+        unlabeled_weight=1.0,
+    ):
         self.features = features
         self.y = y
         self.weight = weight
         self.index = index
         self.unlabeled = unlabeled
         self.unlabeled_share = unlabeled_share
+        self.unlabeled_weight = unlabeled_weight
 
     def __len__(self) -> int:
         return len(self.y)
@@ -107,7 +122,7 @@ class Rows(torch.utils.data.Dataset):
         if isinstance(position, Tensor):
             position = position.to(self.y.device)
         weight = None if self.weight is None else self.weight[position]
-        return Batch(x, self.y[position], weight, self.unlabeled_share)
+        return Batch(x, self.y[position], weight, self.unlabeled_share, self.unlabeled_weight)
 
 
 class Batches:

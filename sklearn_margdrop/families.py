@@ -7,6 +7,7 @@ that a penalty asks of it follows from these three. Defining a subclass register
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -16,18 +17,36 @@ from torch import Tensor
 
 FAMILIES: dict[str, type[Family]] = {}
 
+#: With more classes than this, their pairs cost more than the products they replace.
+_MAX_PAIRED_CLASSES = 16
+
+#: softplus(x) = x beyond this, to the last bit of float64 (torch's default of 20 is for float32).
+_THRESHOLD = 40
+
 
 class Family(ABC):
     """A family whose K outputs are independent given ``eta``, so that A'' is diagonal.
 
     Losses are half deviances, in nats per sample: zero for a perfect prediction.
+
+    Attributes
+    ----------
+    name : str
+        The word that selects the family.
+    labels : bool
+        Whether the target is a class label, and not a number.
+    lowest : float
+        The smallest number that the target may be.
     """
 
     name: ClassVar[str]
+    labels: ClassVar[bool] = False
+    lowest: ClassVar[float] = -math.inf
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        FAMILIES[cls.name] = cls
+        if "name" in vars(cls):
+            FAMILIES[cls.name] = cls
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -39,6 +58,10 @@ class Family(ABC):
     @abstractmethod
     def mean(self, eta: Tensor) -> Tensor:
         """A'(eta), shape (n_samples, K)."""
+
+    @abstractmethod
+    def link(self, mean: Tensor) -> Tensor:
+        """The linear predictor of a mean, the inverse of :meth:`mean`; same shape."""
 
     @abstractmethod
     def curvature(self, eta: Tensor) -> Tensor:
@@ -89,6 +112,9 @@ class Normal(Family):
     def mean(self, eta):
         return eta
 
+    def link(self, mean):
+        return mean
+
     def curvature(self, eta):
         return torch.ones_like(eta)
 
@@ -100,12 +126,16 @@ class Bernoulli(Family):
     """Bernoulli with log-odds eta: the log loss of two classes, `y` in {0, 1}."""
 
     name = "bernoulli"
+    labels = True
 
     def log_partition(self, eta):
-        return F.softplus(eta).sum(-1)
+        return F.softplus(eta, threshold=_THRESHOLD).sum(-1)
 
     def mean(self, eta):
         return eta.sigmoid()
+
+    def link(self, mean):
+        return mean.logit()
 
     def curvature(self, eta):
         return eta.sigmoid() * (-eta).sigmoid()
@@ -116,19 +146,23 @@ class Bernoulli(Family):
         return torch.exp(0.5 * (F.logsigmoid(eta) + F.logsigmoid(-eta)))
 
     def loss(self, eta, y):
-        return (F.softplus(eta) - y * eta).sum(-1)
+        return (F.softplus(eta, threshold=_THRESHOLD) - y * eta).sum(-1)
 
 
 class Poisson(Family):
     """Poisson with mean exp(eta): half the Poisson deviance of counts `y` >= 0."""
 
     name = "poisson"
+    lowest = 0.0
 
     def log_partition(self, eta):
         return eta.exp().sum(-1)
 
     def mean(self, eta):
         return eta.exp()
+
+    def link(self, mean):
+        return mean.log()
 
     def curvature(self, eta):
         return eta.exp()
@@ -148,12 +182,16 @@ class Categorical(Family):
     """
 
     name = "categorical"
+    labels = True
 
     def log_partition(self, eta):
         return eta.logsumexp(-1)
 
     def mean(self, eta):
         return eta.softmax(-1)
+
+    def link(self, mean):
+        return mean.log()
 
     def curvature(self, eta):
         o = eta.softmax(-1)
@@ -178,5 +216,15 @@ class Categorical(Family):
 
     def curvature_trace(self, eta, variance, weight):
         o = eta.softmax(-1)
-        separate = (o * (variance @ weight.square().mT)).sum(-1)
-        return separate - (variance * (o @ weight).square()).sum(-1)
+        n_classes = eta.shape[-1]
+        if n_classes > _MAX_PAIRED_CLASSES:
+            separate = (o * (variance @ weight.square().mT)).sum(-1)
+            shared = (variance * (o @ weight).square()).sum(-1)
+            return (separate - shared).clamp_min(0)
+        # A variance is a sum over pairs, o_k o_l (w_k - w_l)^2: at the same cost nothing
+        # cancels, also where a prediction is so confident that hardly any variance is left.
+        first, second = torch.triu_indices(n_classes, n_classes, 1, device=eta.device)
+        eye = torch.eye(n_classes, dtype=eta.dtype, device=eta.device)
+        between = (eye[first] - eye[second]) @ weight
+        pairs = variance @ between.square().mT
+        return (o[..., first] * o[..., second] * pairs).sum(-1)

@@ -36,7 +36,8 @@ class Noise(ABC):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        NOISE_MODELS[cls.name] = cls
+        if "name" in vars(cls):
+            NOISE_MODELS[cls.name] = cls
 
     def __init__(self, strength: float):
         self.strength = float(strength)
@@ -75,7 +76,8 @@ class Dropout(Noise):
     def sample(self, z, generator=None):
         q = self.strength
         uniform = torch.rand(z.shape, generator=generator, dtype=z.dtype, device=z.device)
-        return z * uniform.lt_(q).div_(q)
+        # ceil(q - u) is 1 where u < q and 0 elsewhere, in the dtype of z.
+        return z * (q - uniform).ceil().div(q)
 
 
 class Gaussian(Noise):
@@ -92,5 +94,5 @@ class Gaussian(Noise):
         return torch.full_like(z, self.strength**2)
 
     def sample(self, z, generator=None):
-        noise = torch.empty_like(z).normal_(0.0, self.strength, generator=generator)
-        return z + noise
+        noise = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
+        return z + self.strength * noise

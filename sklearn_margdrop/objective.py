@@ -60,7 +60,11 @@ class Objective(nn.Module):
     def forward(
         self, network: NoisyNetwork, batch: Batch, generator: torch.Generator | None = None
     ) -> Terms:
-        """The terms on one batch; `generator` draws noise and probes."""
+        """The terms on one batch.
+
+        `generator` draws noise and probes; None is torch's global one, which is also the one
+        that ``torch.compile`` can trace.
+        """
         n_labeled = len(batch.y)
         if self.method == "sampling" and len(batch.x) == n_labeled:
             eta = network.sample(batch.x, generator)
@@ -70,7 +74,8 @@ class Objective(nn.Module):
             penalty = _mean(per_row[:n_labeled], batch.weight)
             if len(batch.x) > n_labeled:
                 share = batch.unlabeled_share
-                penalty = (1 - share) * penalty + share * per_row[n_labeled:].mean()
+                unlabeled = batch.unlabeled_weight * per_row[n_labeled:].mean()
+                penalty = (1 - share) * penalty + share * unlabeled
         loss = _mean(self.family.loss(eta[:n_labeled], batch.y), batch.weight)
         return Terms(loss, penalty, self._l2(network, loss))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EpochTimer, PrintLog
+from skorch.helper import predefined_split
 from torch import Tensor
 
 from sklearn_margdrop.batches import Batches, Features, Rows
@@ -52,8 +54,8 @@ class MarginalizedNet(NeuralNet):
     ----------
     stop_reason_ : {"max_iter", "converged", "interrupted", "diverged"}
         Why the last call of ``fit`` or ``partial_fit`` ended.
-    restored_best_ : bool
-        Whether it ended with the best weights on the validation set instead of the last ones.
+    best_score_ : float or None
+        The best validation score of that call, whose weights were restored at its end.
     """
 
     def __init__(
@@ -83,18 +85,43 @@ class MarginalizedNet(NeuralNet):
         self.order_generator_ = torch.Generator().manual_seed(self.seed)
         return self
 
+    def train(self, rows: Rows, valid: Rows | None, epochs: int):
+        """Train for at most so many epochs; ``stop_reason_`` says why it ended."""
+        self.train_split = None if valid is None else predefined_split(valid)
+        self.max_epochs = epochs
+        self.partial_fit(rows)
+        self.train_split = None  # the model is not to carry its validation data along
+        self.module_.zero_grad()
+
+    def take_over(self, previous: MarginalizedNet):
+        """Go on from the weights, optimiser, random streams and history of another net."""
+        self.module_.load_state_dict(previous.module_.state_dict())
+        self.history = copy.deepcopy(previous.history)
+        if type(self.optimizer_) is type(previous.optimizer_):
+            state = previous.optimizer_.state_dict()["state"]
+            self.optimizer_.load_state_dict(self.optimizer_.state_dict() | {"state": state})
+        self.order_generator_.set_state(previous.order_generator_.get_state())
+        # The streams of two kinds of device have nothing in common.
+        if self.generator_.device.type == previous.generator_.device.type:
+            self.generator_.set_state(previous.generator_.get_state())
+
     def fit_loop(self, X, y=None, epochs=None, **fit_params):
         self.stop_reason_ = "max_iter"
-        self.restored_best_ = False
+        self.best_score_ = None
         try:
             return super().fit_loop(X, y, epochs, **fit_params)
         except StopTraining as stop:
             self.stop_reason_ = stop.reason
         except KeyboardInterrupt:
-            self.stop_reason_ = "interrupted"
-        if self.history and "train_loss" not in self.history[-1]:
-            del self.history[-1]  # the epoch that was cut short
+            self.stop_reason_ = "interrupted" if self._is_finite() else "diverged"
+        finally:
+            if self.history and "dur" not in self.history[-1]:
+                del self.history[-1]  # the epoch that was cut short
         return self
+
+    def _is_finite(self) -> Tensor:
+        """Whether all parameters are finite, a tensor on the device."""
+        return torch.stack([p.isfinite().all() for p in self.module_.parameters()]).all()
 
     def on_batch_begin(self, net, batch=None, training=False, **kwargs):
         """Record nothing: histories of every batch would outgrow small models."""
@@ -111,7 +138,12 @@ class MarginalizedNet(NeuralNet):
             return
         if not training:
             eta = self.linear_predictor(iterator.features, iterator.index)
-            self.history.record("valid_score", self.scorer(eta, iterator.y, iterator.weight))
+            if not self.criterion_.family.mean(eta).isfinite().all():
+                raise StopTraining("diverged")
+            score = float(self.scorer(eta, iterator.y, iterator.weight))
+            if not math.isfinite(score):
+                raise StopTraining("diverged")
+            self.history.record("valid_score", score)
             return
         sums = torch.zeros((), device=self.device)
         n_rows = 0
@@ -121,8 +153,8 @@ class MarginalizedNet(NeuralNet):
             sums = sums + len(batch.y) * torch.stack(step["terms"])
             n_rows += len(batch.y)
             self.notify("on_batch_end", batch=batch, training=True, **step)
-        finite = torch.stack([p.isfinite().all() for p in self.module_.parameters()]).all()
-        *means, finite = torch.cat([sums / n_rows, finite.to(sums.dtype)[None]]).tolist()
+        finite = self._is_finite().to(sums.dtype)
+        *means, finite = torch.cat([sums / n_rows, finite[None]]).tolist()
         terms = Terms(*means)
         if not (finite and math.isfinite(terms.total)):
             raise StopTraining("diverged")
@@ -180,7 +212,7 @@ class InverseDecay(Callback):
 
 
 class Stopping(Callback):
-    """Stops when the monitored value has not improved by `tol` for `patience` epochs.
+    """Stops when the monitored value goes more than `patience` epochs without improving by `tol`.
 
     Parameters
     ----------
@@ -202,11 +234,9 @@ class Stopping(Callback):
         self.best_weights_ = None
 
     def on_epoch_end(self, net, **kwargs):
-        if self.monitor not in net.history[-1]:
-            return  # partial_fit after a fit that had a validation set
         keep_best = self.monitor == "valid_score"
         value = net.history[-1, self.monitor] * (1 if keep_best else -1)
-        self.misses_ = self.misses_ + 1 if value < self.best_ + self.tol else 0
+        self.misses_ = self.misses_ + 1 if value <= self.best_ + self.tol else 0
         if value > self.best_:
             self.best_ = value
             if keep_best:
@@ -218,5 +248,5 @@ class Stopping(Callback):
     def on_train_end(self, net, **kwargs):
         if self.best_weights_ is not None:
             net.module_.load_state_dict(self.best_weights_)
+            net.best_score_ = self.best_
             self.best_weights_ = None
-            net.restored_best_ = True

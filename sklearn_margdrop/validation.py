@@ -11,16 +11,20 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import _check_sample_weight
 
 from sklearn_margdrop.noise import NOISE_MODELS, Noise
 
-_PLACEMENTS = {"none", "input", "hidden", "both"}
+_PLACEMENTS = ("both", "input", "hidden", "none")
 
-#: Smallest and largest value of each parameter that sets the strength of the noise.
-_TINY = np.finfo(np.float32).tiny
-_STRENGTHS = {"retain_rate": (_TINY, 1.0), "noise_std": (0.0, np.finfo(np.float32).max)}
+#: What each parameter that sets the strength of the noise may be. The variances have to be
+#: float32 numbers.
+_STRENGTHS = {
+    "retain_rate": (lambda q: 1e-30 < q <= 1, "in (0, 1], or 'auto' for all sites"),
+    "noise_std": (lambda std: 0 <= std < 1e18, "at least 0 and finite"),
+}
 
 #: The retain rates that "auto" stands for, at the input and at hidden layers.
 _AUTO_RETAIN_RATE = (0.8, 0.5)
@@ -57,16 +61,24 @@ def _can_allocate(device: torch.device) -> bool:
     return True
 
 
-def check_seed(random_state) -> int:
-    """A seed for torch's generators drawn from the parameter `random_state`."""
-    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
+def draw_seed(random_state: np.random.RandomState) -> int:
+    """A seed for torch's generators drawn from a RandomState."""
+    return int(random_state.randint(np.iinfo(np.int32).max))
+
+
+def fresh_random_state(random_state) -> np.random.RandomState:
+    """scikit-learn's `random_state`, where None is a seed from the operating system.
+
+    (scikit-learn takes numpy's global state for None, which would then be changed by a fit.)
+    """
+    if random_state is None:
+        return np.random.RandomState(np.random.SeedSequence().generate_state(4))
+    return check_random_state(random_state)
 
 
 def check_hidden_layer_sizes(hidden_layer_sizes) -> tuple[int, ...]:
     """A tuple of widths from an integer or an array-like of integers."""
-    if isinstance(hidden_layer_sizes, Integral):
-        hidden_layer_sizes = (hidden_layer_sizes,)
-    sizes = tuple(hidden_layer_sizes)
+    sizes = tuple(np.atleast_1d(hidden_layer_sizes).tolist())
     if not all(_is_integer(size) and size > 0 for size in sizes):
         raise ValueError(
             "hidden_layer_sizes must be a positive integer or a sequence of positive integers, "
@@ -80,7 +92,7 @@ def check_sites(noise_placement: str | Sequence[int], n_hidden: int) -> tuple[in
     if isinstance(noise_placement, str):
         if noise_placement not in _PLACEMENTS:
             raise ValueError(
-                f"noise_placement must be one of {sorted(_PLACEMENTS)} or a sequence of sites; "
+                f"noise_placement must be one of {_PLACEMENTS} or a sequence of sites; "
                 f"got {noise_placement!r}."
             )
         if noise_placement == "hidden" and n_hidden == 0:
@@ -95,12 +107,12 @@ def check_sites(noise_placement: str | Sequence[int], n_hidden: int) -> tuple[in
             "hidden": tuple(hidden),
             "both": (0, *hidden),
         }[noise_placement]
-    sites = tuple(noise_placement)
+    sites = tuple(np.atleast_1d(noise_placement).tolist())
     if not all(_is_integer(site) and 0 <= site <= n_hidden for site in sites):
         raise ValueError(
             f"noise_placement={noise_placement!r} names a site that does not exist: with "
-            f"{n_hidden} hidden layer(s) the sites are {list(range(n_hidden + 1))} (0 is the "
-            "input, l the output of hidden layer l)."
+            f"{n_hidden} hidden layer(s) the sites are the integers {list(range(n_hidden + 1))} "
+            f"(0 is the input, l the output of hidden layer l), or say one of {_PLACEMENTS}."
         )
     if len(set(sites)) < len(sites):
         raise ValueError(f"noise_placement={noise_placement!r} names a site twice.")
@@ -122,26 +134,23 @@ def check_noise(
         gives one value per site, in the order of `sites`. A retain rate of "auto" is 0.8 at
         the input and 0.5 at hidden layers.
     """
-    if noise not in NOISE_MODELS:
+    if not isinstance(noise, str) or noise not in NOISE_MODELS:
         raise ValueError(f"noise must be one of {sorted(NOISE_MODELS)}; got {noise!r}.")
     model = NOISE_MODELS[noise]
     parameter = model.parameter
     values = strengths[parameter]
     if isinstance(values, str) and values == "auto":
         values = [_AUTO_RETAIN_RATE[min(site, 1)] for site in sites]
-    elif isinstance(values, Real):
-        values = [values] * len(sites)
-    values = list(values)
+    values = np.array(values, dtype=object)
+    values = [values.item()] * len(sites) if values.ndim == 0 else values.tolist()
     if len(values) != len(sites):
         raise ValueError(
             f"{parameter} has {len(values)} values for {len(sites)} noisy sites {list(sites)}; "
             "give a number, or one value per noisy site."
         )
-    lowest, highest = _STRENGTHS[parameter]
-    if not all(isinstance(value, Real) and lowest <= value <= highest for value in values):
-        raise ValueError(
-            f"{parameter} must be in [{lowest:g}, {highest:g}] at every site; got {values!r}."
-        )
+    is_valid, allowed = _STRENGTHS[parameter]
+    if not all(_is_number(value) and is_valid(value) for value in values):
+        raise ValueError(f"{parameter} must be {allowed}; got {values!r}.")
     return {site: model(value) for site, value in zip(sites, values, strict=True)}
 
 
@@ -161,12 +170,12 @@ def encode_labels(y, known=None, classes=None) -> tuple[np.ndarray, np.ndarray]:
     codes : ndarray of int64, shape (n_samples,)
     classes : ndarray of shape (n_classes,)
     """
-    check_classification_targets(y)
-    if type_of_target(y).startswith("multilabel"):
+    if type_of_target(y).startswith("multi") and np.ndim(y) == 2 and np.shape(y)[1] > 1:
         raise ValueError(
             "y has several labels per row; wrap the estimator in "
             "sklearn.multioutput.MultiOutputClassifier."
         )
+    check_classification_targets(y)
     y = column_or_1d(y, warn=True)
     if classes is not None:
         classes = np.unique(column_or_1d(classes))
@@ -178,7 +187,7 @@ def encode_labels(y, known=None, classes=None) -> tuple[np.ndarray, np.ndarray]:
     if len(known) < 2:
         raise ValueError(
             "A classifier needs samples of at least 2 classes; there is only one class: "
-            f"{known[0]!r}."
+            f"{known[0]}."
         )
     unseen = np.setdiff1d(seen, known)
     if len(unseen):
@@ -191,7 +200,39 @@ def encode_labels(y, known=None, classes=None) -> tuple[np.ndarray, np.ndarray]:
 
 def check_weights(sample_weight, X) -> np.ndarray:
     """Non-negative float64 weights of shape (n_samples,), ones for None."""
-    return _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    if not np.isfinite(float(weight.max()) * len(weight)):
+        raise ValueError("sample_weight is too large: its sum overflows. Divide it by its mean.")
+    return weight
+
+
+def class_weights(class_weight, codes, classes, weight) -> np.ndarray:
+    """The factor of each row's weight that its class gives it, shape (n_samples,).
+
+    Parameters
+    ----------
+    class_weight : dict or "balanced"
+    codes : ndarray of int of shape (n_samples,)
+        Positions of the labels in `classes`.
+    classes : ndarray of shape (n_classes,)
+    weight : ndarray of shape (n_samples,)
+        The rows' own weights; `"balanced"` counts with them, and ignores absent classes.
+    """
+    factors = np.ones(len(classes))
+    if isinstance(class_weight, str):
+        kept = weight > 0
+        present = np.unique(codes[kept])
+        factors[present] = compute_class_weight(
+            class_weight, classes=present, y=codes[kept], sample_weight=weight[kept]
+        )
+        return factors[codes]
+    for value in class_weight.values():
+        if not (isinstance(value, Real) and 0 <= value < np.inf):
+            raise ValueError(f"class_weight must be finite and >= 0; got {class_weight!r}.")
+    factors = compute_class_weight(class_weight, classes=classes, y=classes)
+    if not factors[codes] @ weight > 0:
+        raise ValueError(f"class_weight={class_weight!r} leaves no row with a positive weight.")
+    return factors[codes]
 
 
 def to_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -201,4 +242,8 @@ def to_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def _is_integer(value) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, (bool, np.bool_))
+    return isinstance(value, Integral) and _is_number(value)
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, Real) and not isinstance(value, (bool, np.bool_))

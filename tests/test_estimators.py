@@ -1,6 +1,7 @@
 """The network estimators: what they learn, and the parameters that say how."""
 
 import inspect
+import warnings
 
 import numpy as np
 import pytest
@@ -61,10 +62,14 @@ def test_shared_parameters_are_described_alike():
         assert first[name] == second[name], name
 
 
-def test_noise_parameter_describes_every_model():
-    for cls in ESTIMATORS:
-        text = parameter_sections(cls)["noise"]
-        assert all(f'"{name}"' in text for name in NOISE_MODELS)
+def test_penalty_is_not_negative_at_any_scale(digits):
+    X, _, y, _ = digits
+    for scale in (1, 1000):
+        model = MarginalizedDropoutClassifier((64,), max_iter=10, tol=0, random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.fit((scale * X).astype(np.float32), y)
+        assert min(model.penalty_curve_) >= 0
 
 
 @pytest.mark.parametrize("method", ["diagonal", "quadratic"])
@@ -250,8 +255,8 @@ def test_learning_rate_decay_is_the_papers(small):
     rates = []
 
     class Recording(MarginalizedDropoutClassifier):
-        def _build_net(self, rows, random_state):
-            net = super()._build_net(rows, random_state)
+        def _build_net(self, *args):
+            net = super()._build_net(*args)
             original = net.optimizer_.step
 
             def step(*args, **kwargs):
@@ -346,13 +351,12 @@ def test_class_weight_multiplies_sample_weight(small):
 @pytest.mark.parametrize("cls", ESTIMATORS)
 def test_warm_start_goes_on(small, cls):
     X, y = small
-    model = cls((5,), warm_start=True, max_iter=3, random_state=0).fit(X, y)
-    before = [w.copy() for w in model.coefs_]
-    first_net = model.net_
-    model.fit(X, y)
+    options = {"hidden_layer_sizes": (5,), "method": "sampling", "batch_size": 20}
+    model = cls(warm_start=True, max_iter=3, random_state=0, **options).fit(X, y).fit(X, y)
     assert model.n_iter_ == 6 == len(model.loss_curve_)
-    assert model.loss_curve_[3] < model.loss_curve_[0]
-    assert_array_equal(first_net.module_.layers[0].weight.detach().numpy().T, before[0])
+    at_once = cls(max_iter=6, random_state=0, **options).fit(X, y)
+    assert_array_equal(model.coefs_[0], at_once.coefs_[0])
+    assert model.loss_curve_ == at_once.loss_curve_
     with pytest.raises(ValueError, match="hidden_layer_sizes"):
         model.set_params(hidden_layer_sizes=(6,)).fit(X, y)
 
@@ -370,6 +374,17 @@ def test_partial_fit_with_the_whole_data_is_one_epoch_of_fit(small):
     assert stream.loss_curve_ == whole.loss_curve_
 
 
+def test_partial_fit_heeds_changed_parameters(small):
+    X, y = small
+    model = MarginalizedDropoutClassifier((5,), random_state=0)
+    model.partial_fit(X, y, classes=[0, 1, 2])
+    before = model.coefs_[0]
+    model.set_params(learning_rate_init=1e-12).partial_fit(X, y)
+    assert_allclose(model.coefs_[0], before, atol=1e-10)
+    with pytest.raises(ValueError, match="hidden_layer_sizes"):
+        model.set_params(hidden_layer_sizes=(6,)).partial_fit(X, y)
+
+
 def test_partial_fit_regressor_learns():
     rng = np.random.RandomState(0)
     X = rng.normal(size=(300, 3))
@@ -379,6 +394,38 @@ def test_partial_fit_regressor_learns():
         for start in range(0, 300, 100):
             model.partial_fit(X[start : start + 100], y[start : start + 100])
     assert model.score(X, y) > 0.9
+
+
+@ignore_max_iter
+def test_prediction_is_the_fitted_familys():
+    rng = np.random.RandomState(0)
+    X, y = rng.normal(size=(50, 3)), rng.poisson(3, 50)
+    model = MarginalizedDropoutRegressor((5,), max_iter=3, random_state=0).fit(X, y)
+    expected = model.predict(X), model.score(X, y)
+    model.set_params(family="poisson")
+    assert_array_equal(model.predict(X), expected[0])
+    assert model.score(X, y) == expected[1]
+
+
+@ignore_max_iter
+@pytest.mark.parametrize("family", ["normal", "poisson"])
+def test_score_of_constant_targets_and_of_overflow(family):
+    X = np.random.RandomState(0).normal(size=(60, 3)).astype(np.float32)
+    y = np.zeros(60)
+    y[5] = 3
+    model = MarginalizedDropoutRegressor(
+        (5,), family=family, early_stopping=True, max_iter=3, random_state=0
+    ).fit(X, y)
+    assert model.score(X, np.zeros(60)) == 0.0
+    assert not model.score(X * 1e6, y) > 0
+
+
+def test_tolerance_of_a_regressor_follows_the_scale_of_the_target():
+    rng = np.random.RandomState(0)
+    X = rng.normal(size=(200, 3))
+    for scale in (0.01, 1):
+        model = MarginalizedDropoutRegressor(retain_rate=0.99, max_iter=500, random_state=0)
+        assert model.fit(X, scale * X[:, 0]).score(X, scale * X[:, 0]) > 0.9
 
 
 @ignore_max_iter

@@ -42,7 +42,7 @@ BAD_PARAMETERS = [
     ({"activation": "gelu"}, "activation.*relu"),
     ({"noise": "salt"}, "noise.*dropout.*gaussian"),
     ({"noise_placement": "inputs"}, "noise_placement.*'both'.*'input'"),
-    ({"noise_placement": [0, 2]}, r"noise_placement.*sites are \[0, 1\]"),
+    ({"noise_placement": [0, 2]}, r"noise_placement.*sites are the integers \[0, 1\]"),
     ({"noise_placement": [-1]}, "noise_placement.*does not exist"),
     ({"noise_placement": [1, 1]}, "noise_placement.*twice"),
     ({"noise_placement": [True]}, "noise_placement"),
@@ -53,6 +53,11 @@ BAD_PARAMETERS = [
     ({"retain_rate": [0.5, np.nan]}, "retain_rate"),
     ({"retain_rate": [0.5]}, "retain_rate has 1 values for 2 noisy sites"),
     ({"retain_rate": [0.5, "high"]}, "retain_rate"),
+    ({"retain_rate": [True, 0.5]}, "retain_rate"),
+    ({"noise": None}, "noise.*dropout"),
+    ({"noise": "gaussian", "noise_std": 1e20}, "noise_std"),
+    ({"noise_placement": ["input"]}, "noise_placement.*integers"),
+    ({"hidden_layer_sizes": "100"}, "hidden_layer_sizes"),
     ({"noise_std": -1}, "noise_std"),
     ({"noise": "gaussian", "noise_std": [0.1, -0.1]}, "noise_std"),
     ({"noise": "gaussian", "noise_std": np.inf}, "noise_std"),
@@ -106,9 +111,10 @@ def test_bad_parameters_of_a_subclass(data, no_training, cls):
         (lambda X, y: {"sample_weight": np.zeros(60)}, "zero"),
         (lambda X, y: {"sample_weight": np.ones(59)}, "sample_weight"),
         (lambda X, y: {"sample_weight": np.full(60, np.nan)}, "sample_weight"),
-        (lambda X, y: {"X_unlabeled": X[:, :2]}, "2 features"),
-        (lambda X, y: {"X_unlabeled": X[:0]}, "0 sample"),
-        (lambda X, y: {"X_unlabeled": np.full((2, 4), np.nan)}, "NaN"),
+        (lambda X, y: {"sample_weight": np.full(60, 1e308)}, "sample_weight is too large"),
+        (lambda X, y: {"X_unlabeled": X[:, :2]}, r"X_unlabeled.*2 features"),
+        (lambda X, y: {"X_unlabeled": X[:0]}, r"X_unlabeled.*0 sample"),
+        (lambda X, y: {"X_unlabeled": np.full((2, 4), np.nan)}, r"X_unlabeled.*NaN"),
     ],
 )
 def test_bad_data(data, no_training, cls, change, message):
@@ -153,6 +159,21 @@ def test_partial_fit_errors(data, no_training):
         MarginalizedDropoutClassifier(class_weight={7: 1}).fit(X, y)
 
 
+@pytest.mark.parametrize(
+    "weights", [{0: -1, 1: 1, 2: 1}, {0: np.nan}, {0: "a"}, {0: 0, 1: 0, 2: 0}]
+)
+def test_bad_class_weight(data, no_training, weights):
+    with pytest.raises(ValueError, match="class_weight"):
+        MarginalizedDropoutClassifier(class_weight=weights).fit(*data)
+
+
+@ignore_max_iter
+def test_balanced_classes_ignore_rows_without_weight(data):
+    X, y = data
+    model = MarginalizedDropoutClassifier((5,), class_weight="balanced", max_iter=3)
+    assert np.isfinite(model.fit(X, y, sample_weight=(y != 2)).loss_curve_).all()
+
+
 def test_labels_unseen_in_the_first_call(data):
     X, y = data
     model = MarginalizedDropoutClassifier((3,)).partial_fit(X, y, classes=[0, 1, 2])
@@ -192,8 +213,8 @@ class Poison(Callback):
 class Poisoned(MarginalizedDropoutClassifier):
     event = Poison(4)
 
-    def _build_net(self, rows, random_state):
-        net = super()._build_net(rows, random_state)
+    def _build_net(self, *args):
+        net = super()._build_net(*args)
         net.callbacks_.insert(0, ("event", self.event))
         return net
 
@@ -223,11 +244,39 @@ def test_a_failed_refit_leaves_the_fitted_model(data):
     assert_array_equal(model.predict(X), before)
 
 
+@ignore_max_iter
+def test_a_failed_refit_on_other_data_leaves_the_fitted_model(data):
+    X, y = data
+    model = MarginalizedDropoutClassifier((5,), max_iter=2, random_state=0).fit(X, y)
+    before = model.predict_proba(X)
+    model.set_params(early_stopping=True, validation_fraction=0.001)
+    with pytest.raises(ValueError, match="early_stopping"):
+        model.fit(X[:, :2], y > 0)
+    assert_array_equal(model.classes_, [0, 1, 2])
+    assert_array_equal(model.predict_proba(X), before)
+
+
+@ignore_max_iter
+def test_out_of_memory_in_partial_fit_leaves_the_fitted_model(data, monkeypatch):
+    model = MarginalizedDropoutRegressor((5,), random_state=0).partial_fit(*data)
+    before = model.predict(data[0])
+
+    def no_memory(self, batch, **fit_params):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MarginalizedNet, "train_step", no_memory)
+        with pytest.raises(MemoryError):
+            model.partial_fit(*data)
+    assert_array_equal(model.predict(data[0]), before)
+    assert model.partial_fit(*data).n_iter_ == 2
+
+
 def test_partial_fit_that_diverges_leaves_the_weights(data):
     X, _ = data
     model = MarginalizedDropoutRegressor((5,), random_state=0).partial_fit(X, X[:, 0])
     before = model.coefs_[0].copy()
-    with pytest.raises(ValueError, match="left as they were"):
+    with pytest.raises(ValueError, match="fitted before is kept"):
         model.partial_fit(X, 1e300 * X[:, 0])
     assert_array_equal(model.coefs_[0], before)
     model.partial_fit(X, X[:, 0])
@@ -245,6 +294,29 @@ class Interrupt(Callback):
             raise KeyboardInterrupt
 
 
+def test_interrupt_never_leaves_weights_that_are_not_finite(data):
+    class Both(Poisoned):
+        event = Poison(2)
+
+        def _build_net(self, *args):
+            net = super()._build_net(*args)
+            net.callbacks_.append(("interrupt", Interrupt(2)))
+            return net
+
+    with pytest.raises(ValueError, match="non-finite"):
+        Both((5,), random_state=0).fit(*data)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_overflowing_validation_score_is_a_divergence(data, dtype):
+    X = data[0].astype(dtype)
+    options = EXPLOSIVE | {"learning_rate_init": 1e20, "batch_size": 1000}
+    model = MarginalizedDropoutRegressor((5,), early_stopping=True, **options)
+    # An error, or the warning that an epoch of finite weights was kept.
+    with pytest.raises((ValueError, ConvergenceWarning), match="non-finite"):
+        model.fit(X, X[:, 0])
+
+
 @pytest.mark.parametrize("epoch", [1, 4])
 @pytest.mark.parametrize("early_stopping", [False, True])
 def test_interrupt_leaves_a_usable_model(data, epoch, early_stopping):
@@ -258,7 +330,7 @@ def test_interrupt_leaves_a_usable_model(data, epoch, early_stopping):
     model.set_params(early_stopping=False)
     with pytest.warns(UserWarning, match="interrupted"):
         model.partial_fit(*data)
-    del model.net_.callbacks_[0]
+    Interrupted.event = Callback()
     assert model.partial_fit(*data).n_iter_ == epoch
 
 
@@ -283,6 +355,24 @@ def test_same_seed_same_bits_and_nothing_global_changes(data, cls, options):
         torch.get_default_dtype(),
         torch.is_grad_enabled(),
     )
+
+
+@ignore_max_iter
+def test_no_seed_is_a_new_seed_and_leaves_numpys_state(data):
+    before = np.random.get_state()[1:3]  # noqa: NPY002
+    first, second = (
+        MarginalizedDropoutClassifier((5,), max_iter=1).fit(*data).coefs_[0] for _ in range(2)
+    )
+    after = np.random.get_state()[1:3]  # noqa: NPY002
+    assert not np.array_equal(first, second)
+    assert_array_equal(before[0], after[0])
+    assert before[1] == after[1]
+
+
+def test_a_fit_worse_than_a_constant_says_so(data):
+    X, y = data
+    with pytest.warns(ConvergenceWarning, match=r"worse than a constant.*Scale the features"):
+        MarginalizedDropoutClassifier(random_state=0).fit(1e4 * X, y)
 
 
 @ignore_max_iter

@@ -157,3 +157,65 @@ def test_no_derivative_is_taken_inside_the_objective(family, method, monkeypatch
         total = module(*args)
     total.backward()
     assert all(p.grad.isfinite().all() for p in module.parameters())
+
+
+class Stochastic(nn.Module):
+    """The objective with draws inside, from torch's global generator."""
+
+    def __init__(self, objective, noise, seed=0):
+        super().__init__()
+        self.objective = objective
+        models = dict.fromkeys((0, 1), make_noise(noise))
+        self.network = NoisyNetwork((5, 4, 3), "relu", models, seed, torch.float64)
+
+    def forward(self, x, y):
+        return self.objective(self.network, Batch(x, y)).total
+
+
+STOCHASTIC = {
+    "sampling": Objective(Categorical(), "sampling"),
+    "probes": Objective(Categorical(), "quadratic", n_probes=1),
+}
+
+
+@pytest.mark.parametrize("objective", STOCHASTIC.values(), ids=STOCHASTIC)
+@pytest.mark.parametrize("noise", sorted(NOISE_MODELS))
+def test_stochastic_objectives_stacked(objective, noise):
+    """Stacked copies of one network average to what draws one at a time average to."""
+    x, y, _ = data(Categorical(), (5, 4, 3))
+    n = 400
+    modules = [Stochastic(objective, noise)] * n
+    parameters, buffers = stack_module_state(modules)
+
+    def total(parameters, buffers):
+        return functional_call(modules[0], (parameters, buffers), (x, y))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        gradients, values = vmap(grad_and_value(total), randomness="different")(
+            parameters, buffers
+        )
+        looped = torch.stack([module(x, y).detach() for module in modules])
+    assert values.unique().numel() > 1
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    difference = values.mean() - looped.mean()
+    assert difference.abs() < 4 * ((values.var() + looped.var()) / n).sqrt()
+
+
+@pytest.mark.filterwarnings(
+    "ignore:<class 'torch.autograd.function.Function'> should not:DeprecationWarning"
+)
+@pytest.mark.parametrize("objective", STOCHASTIC.values(), ids=STOCHASTIC)
+@pytest.mark.parametrize("noise", sorted(NOISE_MODELS))
+def test_stochastic_objectives_compiled(objective, noise):
+    x, y, _ = data(Categorical(), (5, 4, 3))
+    module = Stochastic(objective, noise)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    with torch.random.fork_rng():
+        values = []
+        for call in (module, compiled):
+            torch.manual_seed(0)
+            value = call(x, y)
+            value.backward()
+            values.append(value.detach())
+    torch.testing.assert_close(*values)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from abc import ABCMeta, abstractmethod
 from numbers import Integral, Real
@@ -12,10 +11,8 @@ import torch
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
-from skorch.helper import predefined_split
 
 from sklearn_margdrop.batches import Features, Rows
 from sklearn_margdrop.layers import ACTIVATIONS
@@ -25,9 +22,10 @@ from sklearn_margdrop.validation import (
     check_device,
     check_hidden_layer_sizes,
     check_noise,
-    check_seed,
     check_sites,
     check_weights,
+    draw_seed,
+    fresh_random_state,
     to_tensor,
 )
 
@@ -46,8 +44,8 @@ class BaseMarginalizedNetwork(BaseEstimator, metaclass=ABCMeta):
     _parameter_constraints: dict = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
-        "noise": [str],
-        "noise_placement": [str, "array-like"],
+        "noise": "no_validation",  # validation.py knows what is registered
+        "noise_placement": "no_validation",
         "retain_rate": [
             Interval(Real, 0, 1, closed="right"),
             StrOptions({"auto"}),
@@ -76,12 +74,16 @@ class BaseMarginalizedNetwork(BaseEstimator, metaclass=ABCMeta):
     }
 
     @abstractmethod
-    def _encode_target(self, y, dtype, first, classes=None):
+    def _encode_target(self, y, dtype, continuing, classes):
         """The target as ints (n_samples,) or floats (n_samples, K)."""
 
     @abstractmethod
     def _family(self):
         """The family of the target that was encoded last, and its K."""
+
+    @abstractmethod
+    def _constant_loss(self, rows):
+        """The mean loss of the best constant prediction, in nats."""
 
     @abstractmethod
     def _scorer(self):
@@ -99,8 +101,8 @@ class BaseMarginalizedNetwork(BaseEstimator, metaclass=ABCMeta):
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Target values.
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative weights; only their ratios matter. An integer weight is the same
-            as that many copies of the row.
+            Non-negative weights. An integer weight is the same as that many copies of the
+            row; apart from how rows compare with unlabelled ones, only their ratios matter.
         X_unlabeled : {array-like, sparse matrix} of shape (n_unlabeled, n_features), default=None
             Rows without a target that sharpen the penalty, see `unlabeled_discount`.
 
@@ -116,28 +118,7 @@ class BaseMarginalizedNetwork(BaseEstimator, metaclass=ABCMeta):
             objective becomes non-finite while `early_stopping` is off.
         """
         continuing = self.warm_start and hasattr(self, "net_")
-        random_state = check_random_state(self.random_state)
-        rows, valid = self._rows(
-            X, y, sample_weight, X_unlabeled, first=not continuing, random_state=random_state
-        )
-        net = self._build_net(rows, random_state)
-        if continuing:
-            self._take_over(net, self.net_)
-        self._train(net, rows, valid, self.max_iter)
-        if net.stop_reason_ == "diverged" and not net.restored_best_:
-            raise ValueError(self._diverged(net))
-        self.net_ = net
-        if net.stop_reason_ == "diverged":
-            message = self._diverged(net) + " The best weights so far were kept."
-            warnings.warn(message, ConvergenceWarning, stacklevel=3)
-        elif net.stop_reason_ == "max_iter":
-            warnings.warn(
-                f"Training stopped at max_iter={self.max_iter} epochs before it converged; "
-                "increase max_iter, learning_rate_init or tol.",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
-        return self._store()
+        return self._fit(X, y, sample_weight, X_unlabeled, continuing)
 
     def _partial_fit(self, X, y, sample_weight, X_unlabeled, classes=None):
         if self.early_stopping:
@@ -145,47 +126,80 @@ class BaseMarginalizedNetwork(BaseEstimator, metaclass=ABCMeta):
                 "partial_fit does not support early_stopping=True: it sees no fixed data to "
                 "validate on. Set early_stopping=False or use fit."
             )
-        first = not hasattr(self, "net_")
-        rows, _ = self._rows(
-            X, y, sample_weight, X_unlabeled, first=first, incremental=True, classes=classes
-        )
-        net = self._build_net(rows, check_random_state(self.random_state)) if first else self.net_
-        before = copy.deepcopy((net.module_.state_dict(), net.optimizer_.state_dict()))
-        self._train(net, rows, None, epochs=1)
-        if net.stop_reason_ == "diverged":
-            net.module_.load_state_dict(before[0])
-            net.optimizer_.load_state_dict(before[1])
-            raise ValueError(self._diverged(net) + " The weights were left as they were.")
+        continuing = hasattr(self, "net_")
+        return self._fit(X, y, sample_weight, X_unlabeled, continuing, True, classes)
+
+    def _fit(self, X, y, sample_weight, X_unlabeled, continuing, incremental=False, classes=None):
+        """Train a new net, which takes over from the last one if `continuing`, and keep it."""
+        before = vars(self).copy()
+        try:
+            random_state = fresh_random_state(self.random_state)
+            rows, valid = self._rows(
+                X, y, sample_weight, X_unlabeled, continuing, incremental, classes, random_state
+            )
+            net = self._build_net(rows, draw_seed(random_state), incremental)
+            if continuing:
+                self._check_layers(net)
+                net.take_over(self.net_)
+            net.train(rows, valid, 1 if incremental else self.max_iter)
+            if net.stop_reason_ == "diverged" and net.best_score_ is None:
+                kept = " What was fitted before is kept." if "net_" in before else ""
+                raise ValueError(self._diverged(net) + kept)
+        except BaseException:
+            # What was fitted before is as good as ever.
+            vars(self).clear()
+            vars(self).update(before)
+            raise
         self.net_ = net
-        return self._store()
+        self._store(net)
+        self._warn(net, incremental, self._constant_loss(rows))
+        return self
+
+    def _warn(self, net, incremental, constant_loss):
+        category, message = ConvergenceWarning, None
+        if net.stop_reason_ == "diverged":
+            message = self._diverged(net) + " The best weights so far were kept."
+        elif net.stop_reason_ == "interrupted":
+            category = UserWarning
+            message = (
+                f"Training was interrupted by the user in epoch {len(net.history) + 1}; the "
+                "estimator keeps the weights it had reached."
+            )
+        elif net.stop_reason_ == "max_iter" and not incremental:
+            message = (
+                f"Training stopped at max_iter={self.max_iter} epochs before it converged; "
+                "increase max_iter, learning_rate_init or tol."
+            )
+        elif net.stop_reason_ == "converged" and self.loss_curve_[-1] > 1.1 * constant_loss:
+            message = (
+                f"Training ended at an objective of {self.loss_curve_[-1]:.3g}, which is worse "
+                f"than a constant prediction ({constant_loss:.3g}). Scale the features "
+                "(StandardScaler or MinMaxScaler) or lower learning_rate_init."
+            )
+        if message is not None:
+            warnings.warn(message, category, stacklevel=5)
 
     def _rows(
-        self,
-        X,
-        y,
-        sample_weight,
-        X_unlabeled,
-        *,
-        first,
-        random_state=None,
-        incremental=False,
-        classes=None,
+        self, X, y, sample_weight, X_unlabeled, continuing, incremental, classes, random_state
     ):
         """The training rows and, with early stopping, the validation rows."""
         device = check_device(self.device)
         self._layers()  # wrong sizes and sites are found before the data are looked at
-        dtype = [np.float64, np.float32] if first else self._dtype()
+        dtype = self._dtype() if continuing else [np.float64, np.float32]
         if device.type == "mps":
             dtype = np.float32
         checks = {"accept_sparse": "csr", "dtype": dtype, "order": "C"}
-        X, y = validate_data(self, X, y, reset=first, multi_output=True, y_numeric=False, **checks)
+        X, y = validate_data(self, X, y, reset=not continuing, multi_output=True, **checks)
         weight = check_weights(sample_weight, X)
-        y = self._encode_target(y, X.dtype, first, classes)
+        y = self._encode_target(y, X.dtype, continuing, classes)
         weight = weight * self._target_weight(y, weight, incremental)
         if X_unlabeled is not None:
-            X_unlabeled = validate_data(
-                self, X_unlabeled, reset=False, **(checks | {"dtype": X.dtype})
-            )
+            try:
+                X_unlabeled = validate_data(
+                    self, X_unlabeled, reset=False, **(checks | {"dtype": X.dtype})
+                )
+            except ValueError as error:
+                raise ValueError(f"X_unlabeled is not like X: {error}") from error
         kept = np.flatnonzero(weight)
         parts = [kept]
         if self.early_stopping:
@@ -196,6 +210,8 @@ class BaseMarginalizedNetwork(BaseEstimator, metaclass=ABCMeta):
             mass = self.unlabeled_discount * X_unlabeled.shape[0]
             train.unlabeled = Features(X_unlabeled, device)
             train.unlabeled_share = mass / (mass + weight[parts[0]].sum())
+            if incremental:
+                train.unlabeled_weight = weight[parts[0]].mean()
         return train, valid[0] if valid else None
 
     def _subset(self, features, y, weight, index, incremental):
@@ -223,7 +239,7 @@ class BaseMarginalizedNetwork(BaseEstimator, metaclass=ABCMeta):
             )
         except ValueError as error:
             raise ValueError(
-                f"early_stopping=True could not set aside a validation set: {error} Change "
+                f"early_stopping=True could not set aside a validation set ({error}). Change "
                 "validation_fraction, add rows, or set early_stopping=False."
             ) from error
         if len(parts[1]) < 2:
@@ -245,12 +261,12 @@ class BaseMarginalizedNetwork(BaseEstimator, metaclass=ABCMeta):
         strengths = {"retain_rate": self.retain_rate, "noise_std": self.noise_std}
         return sizes, check_noise(self.noise, sites, strengths)
 
-    def _build_net(self, rows, random_state):
+    def _build_net(self, rows, seed, incremental):
         hidden, noise = self._layers()
         family, n_outputs = self._family()
         device = rows.features.device
         n_features = rows.features.shape[1]
-        callbacks = [Stopping(*self._monitor(), self.n_iter_no_change)]
+        callbacks = [] if incremental else [self._stopping(rows)]
         if self.learning_rate_decay > 0:
             callbacks.insert(0, InverseDecay(self.learning_rate_decay))
         batch_size = 200 if self.batch_size == "auto" else self.batch_size
@@ -258,7 +274,6 @@ class BaseMarginalizedNetwork(BaseEstimator, metaclass=ABCMeta):
             "adam": {"optimizer": torch.optim.Adam},
             "sgd": {"optimizer": torch.optim.SGD, "optimizer__momentum": self.momentum},
         }[self.solver]
-        seed = check_seed(random_state)
         net = MarginalizedNet(
             module__layer_sizes=(n_features, *hidden, n_outputs),
             module__activation=self.activation,
@@ -283,46 +298,34 @@ class BaseMarginalizedNetwork(BaseEstimator, metaclass=ABCMeta):
         )
         return net.initialize()
 
-    def _monitor(self):
-        return ("valid_score" if self.early_stopping else "train_loss"), self.tol
+    def _stopping(self, rows):
+        if self.early_stopping:
+            return Stopping("valid_score", self.tol, self.n_iter_no_change)
+        return Stopping("train_loss", self.tol * self._loss_unit(rows), self.n_iter_no_change)
 
-    def _take_over(self, net, previous):
-        """Start `net` from the weights and the history of a previous fit."""
-        sizes = net.get_params()["module__layer_sizes"]
-        if sizes != previous.get_params()["module__layer_sizes"]:
+    def _loss_unit(self, rows):
+        """What the tolerance of the objective is measured in, in nats."""
+        return 1.0
+
+    def _check_layers(self, net):
+        sizes, fitted = (n.get_params()["module__layer_sizes"] for n in (net, self.net_))
+        if sizes != fitted:
             raise ValueError(
-                f"warm_start=True needs the layers of the previous fit, "
-                f"{previous.get_params()['module__layer_sizes']}, but hidden_layer_sizes and y "
-                f"now make them {sizes}; set warm_start=False."
+                f"The layers of the previous call were {fitted}, but hidden_layer_sizes and the "
+                f"data now make them {sizes}. Start anew: call fit with warm_start=False."
             )
-        net.module_.load_state_dict(previous.module_.state_dict())
-        net.history = copy.deepcopy(previous.history)
-
-    def _train(self, net, rows, valid, epochs):
-        net.train_split = None if valid is None else predefined_split(valid)
-        net.max_epochs = epochs
-        net.partial_fit(rows)
-        net.train_split = None  # the model is not to carry its validation data along
-        net.module_.zero_grad()
 
     def _diverged(self, net):
         return _DIVERGED.format(epoch=len(net.history) + 1, rate=self.learning_rate_init)
 
-    def _store(self):
-        history = self.net_.history
-        if self.net_.stop_reason_ == "interrupted":
-            warnings.warn(
-                f"Training was interrupted by the user in epoch {len(history) + 1}; the "
-                "estimator keeps the weights it had reached.",
-                stacklevel=4,
-            )
+    def _store(self, net):
+        history = net.history
         scores = [epoch["valid_score"] for epoch in history if "valid_score" in epoch]
         self.n_iter_ = len(history)
         self.loss_curve_ = [epoch["train_loss"] for epoch in history]
         self.penalty_curve_ = [epoch["penalty"] for epoch in history]
         self.validation_scores_ = scores if self.early_stopping else None
-        self.best_validation_score_ = max(scores, default=None) if self.early_stopping else None
-        return self
+        self.best_validation_score_ = net.best_score_
 
     def _dtype(self):
         weight = self.net_.module_.linears[0].weight
@@ -346,9 +349,11 @@ class BaseMarginalizedNetwork(BaseEstimator, metaclass=ABCMeta):
     @property
     def coefs_(self):
         """Weights of each layer, a list of arrays of shape (fan_in, fan_out)."""
-        return [linear.weight.detach().cpu().numpy().T for linear in self.net_.module_.linears]
+        return [
+            linear.weight.detach().cpu().numpy().T.copy() for linear in self.net_.module_.linears
+        ]
 
     @property
     def intercepts_(self):
         """Intercepts of each layer, a list of arrays of shape (fan_out,)."""
-        return [linear.bias.detach().cpu().numpy() for linear in self.net_.module_.linears]
+        return [linear.bias.detach().cpu().numpy().copy() for linear in self.net_.module_.linears]

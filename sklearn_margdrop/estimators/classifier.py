@@ -6,11 +6,10 @@ import torch
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.metrics import accuracy_score
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.class_weight import compute_class_weight
 
 from sklearn_margdrop.estimators.base import BaseMarginalizedNetwork
 from sklearn_margdrop.families import Bernoulli, Categorical
-from sklearn_margdrop.validation import encode_labels
+from sklearn_margdrop.validation import class_weights, encode_labels
 
 
 class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
@@ -32,10 +31,10 @@ class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
     activation : {"relu", "logistic", "tanh", "identity"}, default="relu"
         Activation function of the hidden layers.
 
-    noise : {"dropout", "gaussian"}, default="dropout"
-        What is marginalised. `"dropout"` multiplies a unit by Bernoulli(q)/q, with q the
-        `retain_rate`; `"gaussian"` adds a normal with standard deviation `noise_std`. Both
-        leave the mean of a unit as it is.
+    noise : str, default="dropout"
+        Name of the noise model that is marginalised. `"dropout"` multiplies a unit by
+        Bernoulli(q)/q, with q the `retain_rate`; `"gaussian"` adds a normal with standard
+        deviation `noise_std`. Both leave the mean of a unit as it is.
 
     noise_placement : {"both", "input", "hidden", "none"} or array-like of int, default="both"
         Which sites are noisy. A sequence lists them: 0 is the input, l the output of hidden
@@ -62,7 +61,7 @@ class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
 
     alpha : float, default=1e-4
         Strength of the L2 penalty ``alpha / 2 * ||weights||^2``, added to the mean loss over
-        the samples. (`MLPClassifier` divides its `alpha` by the number of samples.)
+        the samples. (`MLPClassifier` divides its `alpha` by the rows of a batch.)
 
     unlabeled_discount : float, default=1.0
         Weight d of an unlabelled row relative to a labelled one in the penalty, which is
@@ -87,9 +86,10 @@ class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
     max_iter : int, default=200
         Largest number of epochs (passes over the labelled rows) of a fit.
 
-    tol : float, default=1e-3
-        The fit ends when the objective, or with `early_stopping` the validation score, has not
-        improved by more than `tol` on its best value for `n_iter_no_change` epochs in a row.
+    tol : float, default=2e-3
+        The fit ends when the objective, or with `early_stopping` the validation score, goes for
+        more than `n_iter_no_change` epochs without improving by more than `tol` on its best.
+        A regressor's objective is measured in units of the loss of the best constant.
 
     n_iter_no_change : int, default=10
         See `tol`.
@@ -105,7 +105,7 @@ class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
         Whether to visit the rows in a new order each epoch.
 
     warm_start : bool, default=False
-        Whether `fit` goes on from the weights of the previous call.
+        Whether `fit` goes on from where the previous call ended.
 
     class_weight : dict or "balanced", default=None
         Weights of the classes, ``{label: weight}``; `"balanced"` weights them inversely to
@@ -117,7 +117,8 @@ class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
 
     random_state : int, RandomState instance or None, default=None
         Seeds the initial weights, the order of the rows, the validation split and the noise.
-        An int gives the same result, to the last bit, on the same machine.
+        An int gives the same result, to the last bit, on the same machine; None draws a seed
+        from the operating system.
 
     verbose : bool or int, default=False
         Whether to print the objective, penalty, validation score and seconds of each epoch.
@@ -134,7 +135,7 @@ class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
         Intercepts of each layer.
 
     n_iter_ : int
-        Epochs behind the weights, over all calls with `warm_start` or `partial_fit`.
+        Epochs run, over all calls with `warm_start` or `partial_fit`.
 
     loss_curve_ : list of float
         Objective (loss + penalty + L2) of each epoch, in nats per sample, averaged over its
@@ -147,7 +148,7 @@ class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
         Score of the validation set after each epoch, with `early_stopping`.
 
     best_validation_score_ : float or None
-        The score of the weights that were kept, with `early_stopping`.
+        The score of the weights that the last call kept, with `early_stopping`.
 
     net_ : skorch.NeuralNet
         The fitted net: ``net_.module_`` is the torch module, ``net_.history`` the record.
@@ -206,7 +207,7 @@ class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
         learning_rate_decay=0.0,
         momentum=0.9,
         max_iter=200,
-        tol=1e-3,
+        tol=2e-3,
         n_iter_no_change=10,
         early_stopping=False,
         validation_fraction=0.1,
@@ -332,8 +333,8 @@ class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
         eta = self._linear_predictor(X).cpu().numpy()
         return eta[:, 0] if eta.shape[1] == 1 else eta
 
-    def _encode_target(self, y, dtype, first, classes=None):
-        known = None if first else self.classes_
+    def _encode_target(self, y, dtype, continuing, classes):
+        known = self.classes_ if continuing else None
         codes, self.classes_ = encode_labels(y, known, classes)
         return codes.astype(dtype)[:, None] if len(self.classes_) == 2 else codes
 
@@ -346,18 +347,16 @@ class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
                 "chunk of the classes' frequencies; pass a dict, e.g. from "
                 "sklearn.utils.class_weight.compute_class_weight."
             )
-        codes = y.astype(int).ravel()
-        factors = compute_class_weight(
-            self.class_weight,
-            classes=self.classes_,
-            y=self.classes_[codes],
-            sample_weight=weight,
-        )
-        return factors[codes]
+        return class_weights(self.class_weight, y.astype(int).ravel(), self.classes_, weight)
 
     def _family(self):
         n_classes = len(self.classes_)
         return (Bernoulli(), 1) if n_classes == 2 else (Categorical(), n_classes)
+
+    def _constant_loss(self, rows):
+        counts = torch.bincount(rows.y.long().ravel(), weights=rows.weight)
+        share = counts / counts.sum()
+        return -float(torch.xlogy(share, share).sum())
 
     def _scorer(self):
         return _validation_accuracy
