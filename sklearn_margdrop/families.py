@@ -225,6 +225,6 @@ class Categorical(Family):
         # cancels, also where a prediction is so confident that hardly any variance is left.
         first, second = torch.triu_indices(n_classes, n_classes, 1, device=eta.device)
         eye = torch.eye(n_classes, dtype=eta.dtype, device=eta.device)
-        between = (eye[first] - eye[second]) @ weight
-        pairs = variance @ between.square().mT
-        return (o[..., first] * o[..., second] * pairs).sum(-1)
+        first, second = eye[first], eye[second]  # products with these select, fast both ways
+        pairs = variance @ ((first - second) @ weight).square().mT
+        return ((o @ first.mT) * (o @ second.mT) * pairs).sum(-1)
