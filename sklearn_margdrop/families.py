@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sklearn_margdrop.products import squared_product
+
 FAMILIES: dict[str, type[Family]] = {}
 
 #: With more classes than this, their pairs cost more than the products they replace.
@@ -226,5 +228,5 @@ class Categorical(Family):
         first, second = torch.triu_indices(n_classes, n_classes, 1, device=eta.device)
         eye = torch.eye(n_classes, dtype=eta.dtype, device=eta.device)
         first, second = eye[first], eye[second]  # products with these select, fast both ways
-        pairs = variance @ ((first - second) @ weight).square().mT
+        pairs = squared_product(variance, (first - second) @ weight, exact=True)
         return ((o @ first.mT) * (o @ second.mT) * pairs).sum(-1)

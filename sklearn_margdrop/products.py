@@ -22,9 +22,12 @@ def product(a: Tensor, w: Tensor) -> Tensor:
     return _Product.apply(a, w)
 
 
-def squared_product(v: Tensor, w: Tensor) -> Tensor:
-    """``v @ (w * w)'`` for `v` of shape (..., n, p) and `w` of shape (m, p)."""
-    return _SquaredProduct.apply(v, w)
+def squared_product(v: Tensor, w: Tensor, exact: bool = False) -> Tensor:
+    """``v @ (w * w)'`` for `v` of shape (..., n, p) and `w` of shape (m, p).
+
+    `exact` keeps the dtype, whatever the size of `w`.
+    """
+    return _SquaredProduct.apply(v, w, 0 if exact else w.numel())
 
 
 def sum_of_squares(c: Tensor) -> Tensor:
@@ -58,22 +61,23 @@ class _SquaredProduct(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(v, w):
-        return _multiply(v, _square(w).mT, w.numel())
+    def forward(v, w, size):
+        return _multiply(v, _square(w, size).mT, size)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
+        v, w, ctx.size = inputs
+        ctx.save_for_backward(v, w)
 
     @staticmethod
     def backward(ctx, grad):
         v, w = ctx.saved_tensors
         grad_v = grad_w = None
         if ctx.needs_input_grad[0]:
-            grad_v = _multiply(grad, _square(w), w.numel())
+            grad_v = _multiply(grad, _square(w, ctx.size), ctx.size)
         if ctx.needs_input_grad[1]:
-            grad_w = _multiply(_rows(2 * grad).mT, _rows(v), w.numel()).mul_(w)
-        return grad_v, grad_w
+            grad_w = _multiply(_rows(2 * grad).mT, _rows(v), ctx.size).mul_(w)
+        return grad_v, grad_w, None
 
 
 class _SumOfSquares(torch.autograd.Function):
@@ -97,9 +101,10 @@ def _rows(a: Tensor) -> Tensor:
     return a.reshape(-1, a.shape[-1])
 
 
-def _square(w: Tensor) -> Tensor:
-    if _low_precision(w, w.numel()):
+def _square(w: Tensor, weight_size: int) -> Tensor:
+    if _low_precision(w, weight_size):
         w = w.bfloat16()
+        return w.mul_(w)
     return w * w
 
 
