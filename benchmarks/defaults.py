@@ -54,12 +54,14 @@ def candidates(seed):
     }
 
 
-def evaluate(load, scaler, seed):
+def evaluate(load, scaler, seed, untuned):
     """Accuracy, log loss, epochs and seconds of the last fit, for each candidate."""
     X, y = load(return_X_y=True)
     X, X_test, y, y_test = train_test_split(X, y, test_size=0.3, stratify=y, random_state=seed)
     results = {}
     for name, candidate in candidates(seed).items():
+        if untuned and isinstance(candidate, GridSearchCV):
+            continue
         model = make_pipeline(scaler(), candidate)
         start = time.perf_counter()
         model.fit(X, y)
@@ -78,6 +80,7 @@ def evaluate(load, scaler, seed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--untuned", action="store_true", help="leave out the slow tuned peers")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # settings of the peers that do not converge
@@ -86,7 +89,7 @@ def main():
     print(f"{options.splits} splits; {platform.machine()}, {versions}")
     table = {}
     for title, (load, scaler) in DATA.items():
-        runs = [evaluate(load, scaler, seed) for seed in range(options.splits)]
+        runs = [evaluate(load, scaler, seed, options.untuned) for seed in range(options.splits)]
         print(f"\n{title:28s}{'accuracy':>9s}{'+-':>8s}{'log loss':>10s}{'epochs':>8s}{'s':>7s}")
         table[title] = {}
         for name in runs[0]:
