@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+#: Elements that a pass over the features makes dense at a time.
+_BLOCK_ELEMENTS = 2**22
+
 
 class Batch(NamedTuple):
     """What one step of training sees.
@@ -69,6 +72,17 @@ class Features:
         block = block.toarray() if hasattr(block, "toarray") else np.array(block)
         return torch.from_numpy(block).to(self.device)
 
+    def sizes(self, index: slice | Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Sum of squares and number of the non-zero values of each row at `index`."""
+        if hasattr(self.rows, "toarray"):
+            block = self.rows[index if isinstance(index, slice) else index.numpy()]
+            block = block.astype(np.float64)
+            sums = (block.multiply(block).sum(1), (block != 0).sum(1))
+            return tuple(np.asarray(each).ravel() for each in sums)
+        x = self.take(index)
+        x = x if x.device.type == "mps" else x.double()  # mps has no float64
+        return x.square().sum(1).cpu().numpy(), (x != 0).sum(1).cpu().numpy()
+
 
 class Rows(torch.utils.data.Dataset):
     """Labelled rows, and unlabelled ones beside them.
@@ -123,6 +137,20 @@ class Rows(torch.utils.data.Dataset):
             position = position.to(self.y.device)
         weight = None if self.weight is None else self.weight[position]
         return Batch(x, self.y[position], weight, self.unlabeled_share, self.unlabeled_weight)
+
+    def feature_scale(self) -> float:
+        """Root mean square of the features that are not zero; 1 if that is no finite number."""
+        size = max(1, _BLOCK_ELEMENTS // self.features.shape[1])
+        squares = counts = 0.0
+        for start in range(0, len(self), size):
+            position = slice(start, min(start + size, len(self)))
+            index = position if self.index is None else self.index[position]
+            weight = 1.0 if self.weight is None else self.weight[position].double().cpu().numpy()
+            row_squares, row_counts = self.features.sizes(index)
+            squares += float((weight * row_squares).sum())
+            counts += float((weight * row_counts).sum())
+        scale = (squares / counts) ** 0.5 if counts else 1.0
+        return scale if 0 < scale < float("inf") else 1.0
 
 
 class Batches:

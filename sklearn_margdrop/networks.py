@@ -72,6 +72,8 @@ class NoisyNetwork(nn.Module):
     seed : int, default=0
         Seed of the initial weights, which are the same on every device.
     dtype : torch.dtype, default=torch.float32
+    input_scale : float, default=1.0
+        Typical size of the features. The first layer's initial weights are divided by it.
 
     Raises
     ------
@@ -86,6 +88,7 @@ class NoisyNetwork(nn.Module):
         noise: Mapping[int, Noise] | None = None,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        input_scale: float = 1.0,
     ):
         super().__init__()
         noise = dict(noise or {})
@@ -105,6 +108,9 @@ class NoisyNetwork(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         for linear in self.linears:
             glorot_uniform_(linear, activation, generator)
+        self.input_scale = input_scale
+        with torch.no_grad():
+            self.linears[0].weight.div_(input_scale)
 
     @property
     def linears(self) -> list[nn.Linear]:

@@ -208,7 +208,8 @@ class InverseDecay(Callback):
     def on_epoch_begin(self, net, **kwargs):
         epoch = len(net.history) - 1
         for group in net.optimizer_.param_groups:
-            group["lr"] = net.lr / (1 + self.decay * epoch)
+            initial = group.setdefault("initial_lr", group["lr"])
+            group["lr"] = initial / (1 + self.decay * epoch)
 
 
 class Stopping(Callback):

@@ -137,3 +137,16 @@ def test_unlabelled_rows_take_turns(shuffle, n_unlabeled, container):
     for start in range(0, passes * n_unlabeled, n_unlabeled):
         turn = seen[start : start + n_unlabeled]
         assert sorted(turn) == list(range(100, 100 + n_unlabeled))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_feature_scale_is_the_weighted_size_of_what_is_not_zero(weighted, monkeypatch):
+    X = np.array([[3.0, 0, 4], [0, 0, 5], [0, 0, 0], [1, 1, 1]])
+    weight = torch.tensor([2.0, 1, 1, 0]) if weighted else None
+    squares, counts = (2 * 25 + 25, 2 * 2 + 1) if weighted else (25 + 25 + 3, 6)
+    monkeypatch.setattr("sklearn_margdrop.batches._BLOCK_ELEMENTS", 6)
+    for features in (X, sparse.csr_array(X)):
+        rows = Rows(Features(features, "cpu"), torch.zeros(4), weight)
+        assert rows.feature_scale() == pytest.approx((squares / counts) ** 0.5)
+    assert Rows(Features(0 * X, "cpu"), torch.zeros(4)).feature_scale() == 1
+    assert Rows(Features(1e300 * X, "cpu"), torch.zeros(4)).feature_scale() == 1

@@ -5,9 +5,16 @@ import warnings
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, make_classification
+from sklearn.datasets import (
+    load_breast_cancer,
+    load_diabetes,
+    load_digits,
+    load_wine,
+    make_classification,
+)
 from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
 from sklearn.metrics import d2_tweedie_score, r2_score
 from sklearn.model_selection import train_test_split
@@ -107,7 +114,8 @@ def test_every_combination_learns(small, activation, noise, method, placement):
         noise_placement=placement,
         retain_rate=0.8,
         learning_rate_init=0.03,
-        max_iter=40,
+        max_iter=100,
+        n_iter_no_change=100,
         random_state=0,
     )
     assert model.fit(X, y).score(X, y) > 0.85
@@ -260,7 +268,7 @@ def test_learning_rate_decay_is_the_papers(small):
             original = net.optimizer_.step
 
             def step(*args, **kwargs):
-                rates.append(net.optimizer_.param_groups[0]["lr"])
+                rates.append(net.optimizer_.param_groups[-1]["lr"])
                 return original(*args, **kwargs)
 
             net.optimizer_.step = step
@@ -328,6 +336,24 @@ def test_early_stopping_keeps_the_best_weights(digits):
         np.arange(len(y)), test_size=0.1, stratify=y, random_state=np.random.RandomState(0)
     )[1]
     assert_allclose(model.score(X[seen], y[seen]), model.best_validation_score_)
+
+
+@ignore_max_iter
+@pytest.mark.parametrize("container", [np.asarray, sp.csr_array])
+def test_units_of_the_features_do_not_matter(small, container):
+    X, y = small
+    options = {"hidden_layer_sizes": (5,), "alpha": 0, "max_iter": 10, "random_state": 0}
+    one = MarginalizedDropoutClassifier(**options).fit(container(X), y)
+    other = MarginalizedDropoutClassifier(**options).fit(container(1000 * X), y)
+    assert_allclose(other.predict_proba(1000 * X), one.predict_proba(X), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("load", "least"), [(load_wine, 0.85), (load_breast_cancer, 0.88)])
+@ignore_max_iter
+def test_defaults_cope_with_raw_features(load, least):
+    X, X_test, y, y_test = train_test_split(*load(return_X_y=True), random_state=0)
+    model = MarginalizedDropoutClassifier(random_state=0).fit(X, y)
+    assert model.score(X_test, y_test) > least
 
 
 @ignore_max_iter

@@ -372,7 +372,7 @@ def test_no_seed_is_a_new_seed_and_leaves_numpys_state(data):
 def test_a_fit_worse_than_a_constant_says_so(data):
     X, y = data
     with pytest.warns(ConvergenceWarning, match=r"worse than a constant.*Scale the features"):
-        MarginalizedDropoutClassifier(random_state=0).fit(1e4 * X, y)
+        MarginalizedDropoutClassifier(learning_rate_init=100, random_state=0).fit(X, y)
 
 
 @ignore_max_iter

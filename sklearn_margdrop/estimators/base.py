@@ -137,7 +137,8 @@ class BaseMarginalizedNetwork(BaseEstimator, metaclass=ABCMeta):
             rows, valid = self._rows(
                 X, y, sample_weight, X_unlabeled, continuing, incremental, classes, random_state
             )
-            net = self._build_net(rows, draw_seed(random_state), incremental)
+            scale = self.net_.module_.input_scale if continuing else self._input_scale(rows)
+            net = self._build_net(rows, draw_seed(random_state), incremental, scale)
             if continuing:
                 self._check_layers(net)
                 net.take_over(self.net_)
@@ -261,7 +262,12 @@ class BaseMarginalizedNetwork(BaseEstimator, metaclass=ABCMeta):
         strengths = {"retain_rate": self.retain_rate, "noise_std": self.noise_std}
         return sizes, check_noise(self.noise, sites, strengths)
 
-    def _build_net(self, rows, seed, incremental):
+    def _input_scale(self, rows):
+        # adam's steps do not know the units of the features, so they are told; plain sgd is
+        # left as it is in the textbooks.
+        return rows.feature_scale() if self.solver == "adam" else 1.0
+
+    def _build_net(self, rows, seed, incremental, input_scale):
         hidden, noise = self._layers()
         family, n_outputs = self._family()
         device = rows.features.device
@@ -280,11 +286,15 @@ class BaseMarginalizedNetwork(BaseEstimator, metaclass=ABCMeta):
             module__noise=noise,
             module__seed=seed,
             module__dtype=torch.float32 if rows.features.dtype == np.float32 else torch.float64,
+            module__input_scale=input_scale,
             criterion__family=family,
             criterion__method=self.method,
             criterion__n_probes=self.n_probes,
             criterion__alpha=float(self.alpha),
             optimizer__fused=device.type in ("cpu", "cuda"),
+            optimizer__param_groups=[
+                ("layers.0.weight", {"lr": float(self.learning_rate_init) / input_scale})
+            ],
             lr=float(self.learning_rate_init),
             batch_size=int(batch_size),
             shuffle=self.shuffle,

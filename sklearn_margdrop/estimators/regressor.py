@@ -82,7 +82,9 @@ class MarginalizedDropoutRegressor(RegressorMixin, BaseMarginalizedNetwork):
         is ``min(200, n_samples)``.
 
     learning_rate_init : float, default=0.004
-        Step size in the first epoch.
+        Step size in the first epoch. With ``solver="adam"`` the weights of the features move by
+        it over the features' typical size (the root mean square of those that are not zero), so
+        that the units of `X` do not matter.
 
     learning_rate_decay : float, default=0.0
         The step size of epoch i = 0, 1, ... is ``learning_rate_init / (1 + decay * i)``.
