@@ -14,8 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: Elements that a pass over the features makes dense at a time.
+#: Elements that a pass over many rows holds at a time.
 _BLOCK_ELEMENTS = 2**22
+
+
+def blocks(n_rows: int, width: int) -> list[slice]:
+    """Slices that cut `n_rows` rows of so many elements into blocks of bounded memory."""
+    size = max(1, _BLOCK_ELEMENTS // width)
+    return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
 
 
 class Batch(NamedTuple):
@@ -68,15 +74,17 @@ class Features:
         """Tensor of shape (len(index), n_features) with the rows at `index`."""
         if isinstance(self.rows, Tensor):
             return self.rows[index if isinstance(index, slice) else index.to(self.device)]
-        block = self.rows[index if isinstance(index, slice) else index.numpy()]
+        block = self._host_rows(index)
         block = block.toarray() if hasattr(block, "toarray") else np.array(block)
         return torch.from_numpy(block).to(self.device)
+
+    def _host_rows(self, index: slice | Tensor):
+        return self.rows[index if isinstance(index, slice) else index.numpy()]
 
     def sizes(self, index: slice | Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Sum of squares and number of the non-zero values of each row at `index`."""
         if hasattr(self.rows, "toarray"):
-            block = self.rows[index if isinstance(index, slice) else index.numpy()]
-            block = block.astype(np.float64)
+            block = self._host_rows(index).astype(np.float64)
             sums = (block.multiply(block).sum(1), (block != 0).sum(1))
             return tuple(np.asarray(each).ravel() for each in sums)
         x = self.take(index)
@@ -140,10 +148,8 @@ class Rows(torch.utils.data.Dataset):
 
     def feature_scale(self) -> float:
         """Root mean square of the features that are not zero; 1 if that is no finite number."""
-        size = max(1, _BLOCK_ELEMENTS // self.features.shape[1])
         squares = counts = 0.0
-        for start in range(0, len(self), size):
-            position = slice(start, min(start + size, len(self)))
+        for position in blocks(len(self), self.features.shape[1]):
             index = position if self.index is None else self.index[position]
             weight = 1.0 if self.weight is None else self.weight[position].double().cpu().numpy()
             row_squares, row_counts = self.features.sizes(index)

@@ -12,12 +12,9 @@ from skorch.callbacks import Callback, EpochTimer, PrintLog
 from skorch.helper import predefined_split
 from torch import Tensor
 
-from sklearn_margdrop.batches import Batches, Features, Rows
+from sklearn_margdrop.batches import Batches, Features, Rows, blocks
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.objective import Objective, Terms
-
-#: Activations that a prediction holds at a time, over all rows of a block and the widest layer.
-_PREDICTION_ELEMENTS = 2**22
 
 
 class StopTraining(Exception):
@@ -175,11 +172,11 @@ class MarginalizedNet(NeuralNet):
         """Linear predictor without noise, shape (n_samples, K), in blocks of bounded memory."""
         self._set_training(False)
         widest = max(linear.out_features for linear in self.module_.linears)
-        size = max(1, _PREDICTION_ELEMENTS // max(widest, features.shape[1]))
         n_rows = len(features) if index is None else len(index)
-        blocks = [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
-        etas = [self.module_(features.take(b if index is None else index[b])) for b in blocks]
-        return torch.cat(etas)
+        cut = blocks(n_rows, max(widest, features.shape[1]))
+        return torch.cat(
+            [self.module_(features.take(b if index is None else index[b])) for b in cut]
+        )
 
     def __getstate__(self):
         state = super().__getstate__()

@@ -153,10 +153,10 @@ class BaseMarginalizedNetwork(BaseEstimator, metaclass=ABCMeta):
             raise
         self.net_ = net
         self._store(net)
-        self._warn(net, incremental, self._constant_loss(rows))
+        self._warn(net, incremental, rows)
         return self
 
-    def _warn(self, net, incremental, constant_loss):
+    def _warn(self, net, incremental, rows):
         category, message = ConvergenceWarning, None
         if net.stop_reason_ == "diverged":
             message = self._diverged(net) + " The best weights so far were kept."
@@ -171,12 +171,14 @@ class BaseMarginalizedNetwork(BaseEstimator, metaclass=ABCMeta):
                 f"Training stopped at max_iter={self.max_iter} epochs before it converged; "
                 "increase max_iter, learning_rate_init or tol."
             )
-        elif net.stop_reason_ == "converged" and self.loss_curve_[-1] > 1.1 * constant_loss:
-            message = (
-                f"Training ended at an objective of {self.loss_curve_[-1]:.3g}, which is worse "
-                f"than a constant prediction ({constant_loss:.3g}). Scale the features "
-                "(StandardScaler or MinMaxScaler) or lower learning_rate_init."
-            )
+        elif net.stop_reason_ == "converged":
+            objective, constant = self.loss_curve_[-1], self._constant_loss(rows)
+            if objective > 1.1 * constant:
+                message = (
+                    f"Training ended at an objective of {objective:.3g}, which is worse than a "
+                    f"constant prediction ({constant:.3g}). Scale the features (StandardScaler "
+                    "or MinMaxScaler) or lower learning_rate_init."
+                )
         if message is not None:
             warnings.warn(message, category, stacklevel=5)
 
