@@ -1,18 +1,21 @@
 """Rows of data as a network sees them, a batch at a time.
 
 Dense data lie on the device once and batches are cut from them there; sparse and read-only
-data stay where they are and are made dense batch by batch, never whole.
+data stay where they are. Sparse batches are made dense, never the whole, or not even they.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from sklearn_margdrop.sparse import SparseMatrix, concatenate
 
 #: Elements that a pass over many rows holds at a time.
 _BLOCK_ELEMENTS = 2**22
@@ -29,7 +32,7 @@ class Batch(NamedTuple):
 
     Attributes
     ----------
-    x : Tensor of shape (n_labeled + n_unlabeled, n_features)
+    x : Tensor or SparseMatrix of shape (n_labeled + n_unlabeled, n_features)
         Labelled rows first.
     y : Tensor of shape (n_labeled,) or (n_labeled, K)
     weight : Tensor of shape (n_labeled,) or None
@@ -40,7 +43,7 @@ class Batch(NamedTuple):
         The weight of the average row, unlabelled ones included.
     """
 
-    x: Tensor
+    x: Tensor | SparseMatrix
     y: Tensor
     weight: Tensor | None = None
     unlabeled_share: float = 0.0
@@ -56,10 +59,13 @@ class Features:
     device : torch.device or str
     resident : bool, default=True
         Whether dense rows may be copied to the device all at once.
+    keep_sparse : bool, default=False
+        Whether sparse rows stay sparse.
     """
 
-    def __init__(self, X, device, resident=True):
+    def __init__(self, X, device, resident=True, keep_sparse=False):
         self.device = torch.device(device)
+        self.keep_sparse = keep_sparse
         self.shape = X.shape
         self.dtype = X.dtype
         # torch cannot share read-only memory, and a memory map is not to be copied whole.
@@ -70,11 +76,28 @@ class Features:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def take(self, index: slice | Tensor) -> Tensor:
-        """Tensor of shape (len(index), n_features) with the rows at `index`."""
+    @property
+    def mean_row_size(self) -> float:
+        """The number of features that a row stores on average."""
+        return self.rows.nnz / len(self) if hasattr(self.rows, "nnz") else self.shape[1]
+
+    @property
+    def n_stored(self) -> int:
+        """The numbers that the rows take in memory; an index counts as half a number."""
+        return (
+            self.rows.nnz * 3 // 2 if hasattr(self.rows, "nnz") else self.shape[0] * self.shape[1]
+        )
+
+    def take(self, index: slice | Tensor) -> Tensor | SparseMatrix:
+        """The rows at `index`, of shape (len(index), n_features)."""
         if isinstance(self.rows, Tensor):
             return self.rows[index if isinstance(index, slice) else index.to(self.device)]
-        block = self._host_rows(index)
+        if isinstance(index, slice) and index == slice(0, len(self)):
+            block = self.rows
+        else:
+            block = self._host_rows(index)
+        if self.keep_sparse and hasattr(block, "toarray"):
+            return SparseMatrix([block], self.device)
         block = block.toarray() if hasattr(block, "toarray") else np.array(block)
         return torch.from_numpy(block).to(self.device)
 
@@ -136,15 +159,21 @@ class Rows(torch.utils.data.Dataset):
             raise IndexError(index)
         return self.batch(slice(index, index + 1))
 
-    def batch(self, position: slice | Tensor, unlabeled: Tensor | None = None) -> Batch:
+    def batch(self, position: slice | Tensor, unlabeled: slice | Tensor | None = None) -> Batch:
         """The rows at `position`, followed by those at `unlabeled` of the unlabelled ones."""
         x = self.features.take(position if self.index is None else self.index[position])
         if unlabeled is not None:
-            x = torch.cat([x, self.unlabeled.take(unlabeled)])
+            x = concatenate(x, self.unlabeled.take(unlabeled))
         if isinstance(position, Tensor):
             position = position.to(self.y.device)
         weight = None if self.weight is None else self.weight[position]
         return Batch(x, self.y[position], weight, self.unlabeled_share, self.unlabeled_weight)
+
+    @cached_property
+    def whole(self) -> Batch:
+        """All rows, labelled and unlabelled, in one batch."""
+        unlabeled = None if self.unlabeled is None else slice(0, len(self.unlabeled))
+        return self.batch(slice(0, len(self)), unlabeled)
 
     def feature_scale(self) -> float:
         """Root mean square of the features that are not zero; 1 if that is no finite number."""
@@ -165,7 +194,7 @@ class Batches:
     Parameters
     ----------
     rows : Rows
-    batch_size : int
+    batch_size : int or None
         At most so many rows a batch; all batches are equal to within one row.
     shuffle : bool
     generator : torch.Generator
@@ -175,9 +204,10 @@ class Batches:
     -----
     An epoch is one pass over the labelled rows. Each of its batches is joined by the next batch
     of unlabelled rows, which are cut in the same way and start anew when they are used up.
+    Without a `batch_size` all rows, labelled or not, are one batch, which is made once.
     """
 
-    def __init__(self, rows: Rows, batch_size: int, shuffle: bool, generator):
+    def __init__(self, rows: Rows, batch_size: int | None, shuffle: bool, generator):
         self.rows = rows
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -185,9 +215,12 @@ class Batches:
         self._unlabeled = None if rows.unlabeled is None else self._endless(len(rows.unlabeled))
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
+        return 1 if self.batch_size is None else -(-len(self.rows) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
+        if self.batch_size is None:
+            yield self.rows.whole
+            return
         for position in self._positions(len(self.rows)):
             unlabeled = None if self._unlabeled is None else next(self._unlabeled)
             yield self.rows.batch(position, unlabeled)

@@ -15,15 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sklearn_margdrop.layers import NoisyInput
 from sklearn_margdrop.products import squared_product
+from sklearn_margdrop.quadrature import gauss_hermite, logsumexp_gap, softplus, softplus_gap
+from sklearn_margdrop.sparse import SparseMatrix
 
 FAMILIES: dict[str, type[Family]] = {}
 
 #: With more classes than this, their pairs cost more than the products they replace.
 _MAX_PAIRED_CLASSES = 16
-
-#: softplus(x) = x beyond this, to the last bit of float64 (torch's default of 20 is for float32).
-_THRESHOLD = 40
 
 
 class Family(ABC):
@@ -102,6 +102,17 @@ class Family(ABC):
         linear = (self.mean(eta) * (eta_noisy - eta)).sum(-1)
         return self.log_partition(eta_noisy) - self.log_partition(eta) - linear
 
+    def jensen_gap(self, eta: Tensor, noise: NoisyInput) -> Tensor:
+        """E A(eta~) - A(eta), shape (n_samples,).
+
+        The expectation itself and not its second order. Here eta~ is taken for a gaussian with
+        the mean and the variances that it has, by Gauss-Hermite quadrature; families with a
+        better rule, or a closed form, override this.
+        """
+        std = (noise.output_variance() + torch.finfo(eta.dtype).tiny).sqrt()
+        expected = sum(w * self.log_partition(eta + x * std) for x, w in gauss_hermite())
+        return expected - self.log_partition(eta)
+
 
 class Normal(Family):
     """Unit-variance normal, mean eta: half the squared error."""
@@ -123,6 +134,9 @@ class Normal(Family):
     def loss(self, eta, y):
         return 0.5 * (eta - y).square().sum(-1)
 
+    def jensen_gap(self, eta, noise):
+        return 0.5 * noise.output_variance().expand_as(eta).sum(-1)
+
 
 class Bernoulli(Family):
     """Bernoulli with log-odds eta: the log loss of two classes, `y` in {0, 1}."""
@@ -131,7 +145,7 @@ class Bernoulli(Family):
     labels = True
 
     def log_partition(self, eta):
-        return F.softplus(eta, threshold=_THRESHOLD).sum(-1)
+        return softplus(eta).sum(-1)
 
     def mean(self, eta):
         return eta.sigmoid()
@@ -148,7 +162,10 @@ class Bernoulli(Family):
         return torch.exp(0.5 * (F.logsigmoid(eta) + F.logsigmoid(-eta)))
 
     def loss(self, eta, y):
-        return (F.softplus(eta, threshold=_THRESHOLD) - y * eta).sum(-1)
+        return (softplus(eta) - y * eta).sum(-1)
+
+    def jensen_gap(self, eta, noise):
+        return softplus_gap(eta, noise.output_variance().expand_as(eta)).sum(-1)
 
 
 class Poisson(Family):
@@ -174,6 +191,10 @@ class Poisson(Family):
 
     def loss(self, eta, y):
         return (eta.exp() - y * eta + torch.xlogy(y, y) - y).sum(-1)
+
+    def jensen_gap(self, eta, noise):
+        # The moment generating function of eta~ at 1: exact for every noise that knows its own.
+        return (eta.exp() * noise.output_cumulant().expm1()).sum(-1)
 
 
 class Categorical(Family):
@@ -219,9 +240,14 @@ class Categorical(Family):
     def curvature_trace(self, eta, variance, weight):
         o = eta.softmax(-1)
         n_classes = eta.shape[-1]
+        if isinstance(variance, SparseMatrix):
+            return variance.sum_over_values(_spread, weight, o).squeeze(-1)
         if n_classes > _MAX_PAIRED_CLASSES:
             separate = (o * (variance @ weight.square().mT)).sum(-1)
-            shared = (variance * (o @ weight).square()).sum(-1)
+            if variance.shape[-2] == 1:  # the same for all rows, whose number may be large
+                shared = (o @ ((weight * variance) @ weight.mT) * o).sum(-1)
+            else:
+                shared = (variance * (o @ weight).square()).sum(-1)
             return (separate - shared).clamp_min(0)
         # A variance is a sum over pairs, o_k o_l (w_k - w_l)^2: at the same cost nothing
         # cancels, also where a prediction is so confident that hardly any variance is left.
@@ -230,3 +256,24 @@ class Categorical(Family):
         first, second = eye[first], eye[second]  # products with these select, fast both ways
         pairs = squared_product(variance, (first - second) @ weight, exact=True)
         return ((o @ first.mT) * (o @ second.mT) * pairs).sum(-1)
+
+    def jensen_gap(self, eta, noise):
+        """E A(eta~) - A(eta) for logits that are taken for independent gaussians.
+
+        Their variances are those of the logits about their mean over the classes, scaled in each
+        row so that the second order is the exact one. The expectation over them is a mean over
+        fixed nodes in logit space.
+        """
+        weight = noise.weight - noise.weight.mean(-2, keepdim=True)
+        variance = noise.output_variance(weight).expand_as(eta)
+        second_order = self.curvature_trace(eta, noise.variance, noise.weight)
+        independent = (self.curvature(eta) * variance).sum(-1)
+        # Where next to no variance is left, the ratio is of no account but must stay finite.
+        scale = second_order / (independent + torch.finfo(eta.dtype).eps ** 2)
+        return logsumexp_gap(eta, scale.unsqueeze(-1) * variance)
+
+
+def _spread(variance, weight, o):
+    """The variance of a class's weight, drawn with the probabilities `o`, times `variance`."""
+    deviation = weight - (o * weight).sum(-1, keepdim=True)
+    return variance * (o * deviation.square()).sum(-1, keepdim=True)

@@ -13,8 +13,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from sklearn_margdrop.batches import blocks
+from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.products import product, squared_product
+from sklearn_margdrop.sparse import SparseMatrix
 
 
 class Affine(NamedTuple):
@@ -63,6 +67,40 @@ class Identity(NamedTuple):
 
     def push_variance(self, variance: Tensor) -> Tensor:
         return variance
+
+
+class NoisyInput(NamedTuple):
+    """Noise at the input `z` (n_samples, width) of a linear layer, as its output sees it."""
+
+    noise: Noise
+    z: Tensor | SparseMatrix
+    variance: Tensor | SparseMatrix
+    weight: Tensor
+
+    def output_variance(self, weight: Tensor | None = None) -> Tensor:
+        """The variance of each output, (n_samples, K) or one row for all samples."""
+        return squared_product(
+            self.variance, self.weight if weight is None else weight, exact=True
+        )
+
+    def output_cumulant(self) -> Tensor:
+        """Log E exp(eta~ - eta) of each output, shape (n_samples, K) or one row for all.
+
+        In closed form where the noise model has one, else that of gaussian noise.
+        """
+        if self.noise.cumulant is None:
+            return 0.5 * self.output_variance()
+        if isinstance(self.z, SparseMatrix):
+            return self.z.sum_over_values(self.noise.cumulant, self.weight)
+        cut = blocks(len(self.z), self.weight.numel())
+        # Nothing larger than a block is kept: the backward pass computes each of them again.
+        options = {"use_reentrant": False, "preserve_rng_state": False}
+        if len(cut) == 1:
+            return self._sum_of_cumulants(self.z)
+        return torch.cat([checkpoint(self._sum_of_cumulants, self.z[b], **options) for b in cut])
+
+    def _sum_of_cumulants(self, z: Tensor) -> Tensor:
+        return self.noise.cumulant(z.unsqueeze(-2), self.weight).sum(-1)
 
 
 Jacobian = Affine | Elementwise | Mask | Identity
@@ -123,5 +161,5 @@ def glorot_uniform_(layer: nn.Linear, activation: str, generator: torch.Generato
     fan_out, fan_in = layer.weight.shape
     bound = ((2.0 if activation == "logistic" else 6.0) / (fan_in + fan_out)) ** 0.5
     with torch.no_grad():
-        for parameter in (layer.weight, layer.bias):
+        for parameter in layer.parameters():
             parameter.uniform_(-bound, bound, generator=generator)

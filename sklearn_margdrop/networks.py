@@ -6,6 +6,7 @@ Site 0 is the input, site l the output of hidden layer l.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from sklearn_margdrop.layers import ACTIVATIONS, Jacobian, glorot_uniform_, linearize
 from sklearn_margdrop.noise import Noise
+from sklearn_margdrop.sparse import SparseMatrix
 
 
 class Trace(NamedTuple):
@@ -26,12 +28,16 @@ class Trace(NamedTuple):
     jacobians : tuple
         The local Jacobian of each layer, from the input to the output.
     variances : tuple of (Tensor of shape (n_samples, width) or None)
-        The variance of the noise that enters before each layer, None where none does.
+        The variance of the noise that enters before each layer, None where none does. A single
+        row stands for all samples.
+    sources : tuple of (tuple or None)
+        The noise model before each layer and the clean activation that it noises, or None.
     """
 
     eta: Tensor
     jacobians: tuple[Jacobian, ...]
-    variances: tuple[Tensor | None, ...]
+    variances: tuple[Tensor | SparseMatrix | None, ...]
+    sources: tuple[tuple[Noise, Tensor | SparseMatrix] | None, ...]
 
 
 def trace(layers: Iterable[nn.Module], x: Tensor, noise: Mapping[int, Noise]) -> Trace:
@@ -50,13 +56,23 @@ def trace(layers: Iterable[nn.Module], x: Tensor, noise: Mapping[int, Noise]) ->
     -------
     Trace
     """
-    jacobians, variances = [], []
+    jacobians, variances, sources = [], [], []
     for position, layer in enumerate(layers):
         model = noise.get(position)
-        variances.append(None if model is None or model.is_null else model.variance(x))
+        if model is None or model.is_null:
+            variances.append(None)
+            sources.append(None)
+        else:
+            variances.append(apply_elementwise(x, model.variance))
+            sources.append((model, x))
         x, jacobian = linearize(layer, x)
         jacobians.append(jacobian)
-    return Trace(x, tuple(jacobians), tuple(variances))
+    return Trace(x, tuple(jacobians), tuple(variances), tuple(sources))
+
+
+def apply_elementwise(x, function):
+    """Elementwise `function` of a tensor or of a sparse matrix."""
+    return x.map(function) if isinstance(x, SparseMatrix) else function(x)
 
 
 class NoisyNetwork(nn.Module):
@@ -69,11 +85,13 @@ class NoisyNetwork(nn.Module):
     activation : {"relu", "logistic", "tanh", "identity"}, default="relu"
     noise : mapping of int to Noise, default={}
         The noise model at each noisy site. Models that leave their site as it is are dropped.
-    seed : int, default=0
-        Seed of the initial weights, which are the same on every device.
+    seed : int or None, default=0
+        Seed of the initial weights, which are the same on every device; None starts at zero.
     dtype : torch.dtype, default=torch.float32
     input_scale : float, default=1.0
         Typical size of the features. The first layer's initial weights are divided by it.
+    fit_intercept : bool, default=True
+        Whether the layers have intercepts.
 
     Raises
     ------
@@ -86,9 +104,10 @@ class NoisyNetwork(nn.Module):
         layer_sizes: Sequence[int],
         activation: str = "relu",
         noise: Mapping[int, Noise] | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
         dtype: torch.dtype = torch.float32,
         input_scale: float = 1.0,
+        fit_intercept: bool = True,
     ):
         super().__init__()
         noise = dict(noise or {})
@@ -100,16 +119,22 @@ class NoisyNetwork(nn.Module):
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(layer_sizes):
             # The global generator must not be touched: skip torch's initialisation.
-            linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out, dtype=dtype)
+            linear = nn.utils.skip_init(
+                nn.Linear, fan_in, fan_out, bias=fit_intercept, dtype=dtype
+            )
             layers += [linear, ACTIVATIONS[activation]()]
         self.layers = nn.ModuleList(layers[:-1])
         # Hidden layer l ends at layer 2l - 1, so what enters layer 2l is its output.
         self.noise = {2 * s: model for s, model in noise.items() if not model.is_null}
-        generator = torch.Generator().manual_seed(seed)
-        for linear in self.linears:
-            glorot_uniform_(linear, activation, generator)
         self.input_scale = input_scale
         with torch.no_grad():
+            if seed is None:
+                for parameter in self.parameters():
+                    parameter.zero_()
+                return
+            generator = torch.Generator().manual_seed(seed)
+            for linear in self.linears:
+                glorot_uniform_(linear, activation, generator)
             self.linears[0].weight.div_(input_scale)
 
     @property
@@ -127,7 +152,8 @@ class NoisyNetwork(nn.Module):
         """The linear predictor with one draw of the noise at every noisy site."""
         for index, layer in enumerate(self.layers):
             if index in self.noise:
-                x = self.noise[index].sample(x, generator)
+                draw = partial(self.noise[index].sample, generator=generator)
+                x = x.resample(draw) if isinstance(x, SparseMatrix) else draw(x)
             x = layer(x)
         return x
 

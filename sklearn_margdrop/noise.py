@@ -6,7 +6,9 @@ estimators' ``noise`` parameter, the tests and the documentation's table pick it
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -34,6 +36,10 @@ class Noise(ABC):
     name: ClassVar[str]
     parameter: ClassVar[str]
 
+    #: Where it is known in closed form and not gaussian, ``cumulant(z, weight)`` is a method that
+    #: returns log E exp(weight (z~ - z)), elementwise for broadcast arguments.
+    cumulant: ClassVar[Callable | None] = None
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if "name" in vars(cls):
@@ -52,7 +58,10 @@ class Noise(ABC):
 
     @abstractmethod
     def variance(self, z: Tensor) -> Tensor:
-        """Variance of z~ given the clean activation; same shape as `z`."""
+        """Variance of z~ given the clean activation; same shape as `z`.
+
+        Sparse data need a variance that is zero at zero, or the same everywhere.
+        """
 
     @abstractmethod
     def sample(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -72,6 +81,16 @@ class Dropout(Noise):
     def variance(self, z):
         q = self.strength
         return z.square() * ((1 - q) / q)
+
+    def cumulant(self, z, weight):
+        q = self.strength
+        if q == 1:
+            return torch.zeros_like(z * weight)
+        t = z * weight / q
+        # log(1 - q + q exp(t)) - q t, without overflow for large t and exact for small t.
+        small = torch.log1p(q * torch.expm1(t.clamp_max(1.0)))
+        large = t + math.log(q) + torch.log1p((1 - q) / q * torch.exp(-t.clamp_min(1.0)))
+        return torch.where(t < 1, small, large) - q * t
 
     def sample(self, z, generator=None):
         q = self.strength

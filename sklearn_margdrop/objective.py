@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from sklearn_margdrop.batches import Batch
 from sklearn_margdrop.families import Family
-from sklearn_margdrop.networks import NoisyNetwork
-from sklearn_margdrop.penalties import diagonal, draw_probes, quadratic
+from sklearn_margdrop.networks import NoisyNetwork, apply_elementwise
+from sklearn_margdrop.penalties import diagonal, draw_probes, moments, quadratic
 
 #: How the expectation over the noise is evaluated.
-METHODS = ("diagonal", "quadratic", "sampling")
+METHODS = ("diagonal", "quadratic", "moments", "sampling")
 
 
 class Terms(NamedTuple):
@@ -38,7 +38,7 @@ class Objective(nn.Module):
     Parameters
     ----------
     family : Family
-    method : {"diagonal", "quadratic", "sampling"}
+    method : {"diagonal", "quadratic", "moments", "sampling"}
         `"sampling"` noises the loss itself and leaves the penalty at zero. When there are
         unlabelled rows, it adds the sampled divergence of the noisy from the clean
         prediction to the clean loss instead, which needs no label.
@@ -86,6 +86,8 @@ class Objective(nn.Module):
         trace = network.trace(x)
         if self.method == "diagonal":
             return trace.eta, diagonal(trace, self.family)
+        if self.method == "moments":
+            return trace.eta, moments(trace, self.family)
         return trace.eta, quadratic(trace, self.family, self._probes(trace.eta, generator))
 
     def _probes(self, eta: Tensor, generator) -> Tensor | None:
@@ -93,6 +95,40 @@ class Objective(nn.Module):
         if self.n_probes is None or self.n_probes >= rank:
             return None
         return draw_probes(len(eta), self.n_probes, rank, like=eta, generator=generator)
+
+    @torch.no_grad()
+    def mean_curvature(
+        self, network: NoisyNetwork, batch: Batch, function=torch.square, penalty: bool = False
+    ) -> list[Tensor]:
+        """The mean over rows of A''(eta) times a function of x, without hidden layers.
+
+        By default the diagonal of the Fisher information for each parameter: for the
+        coefficients, (K, n_features), and for the intercepts, (K,), where there are any.
+
+        Parameters
+        ----------
+        network : NoisyNetwork
+        batch : Batch
+        function : callable, default=torch.square
+            Of the features, elementwise. The noise's variance, say.
+        penalty : bool, default=False
+            Whether the mean is that of the penalty, over unlabelled rows as well.
+        """
+        n_labeled = len(batch.y)
+        weight = torch.zeros(len(batch.x), dtype=batch.x.dtype, device=batch.x.device)
+        weight[:n_labeled] = 1 if batch.weight is None else batch.weight
+        weight[:n_labeled] /= n_labeled
+        if penalty and len(batch.x) > n_labeled:
+            weight[:n_labeled] *= 1 - batch.unlabeled_share
+            weight[n_labeled:] = batch.unlabeled_weight * batch.unlabeled_share
+            weight[n_labeled:] /= len(batch.x) - n_labeled
+        curvature = self.family.curvature(network(batch.x)) * weight.unsqueeze(-1)
+        values = apply_elementwise(batch.x, function)
+        if len(values) == 1:  # which stands for all rows
+            coefficients = curvature.sum(0).unsqueeze(-1) * values
+        else:
+            coefficients = (values.mT @ curvature).mT
+        return [coefficients, curvature.sum(0)][: len(list(network.parameters()))]
 
     def _l2(self, network, loss: Tensor) -> Tensor:
         if self.alpha == 0:

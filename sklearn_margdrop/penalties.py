@@ -1,8 +1,9 @@
-r"""The penalties: what noise adds to the loss, to second order, without drawing it.
+r"""The penalties: what noise adds to the loss, without drawing it.
 
-Both are pure functions of a trace and a family that return R of shape (n_samples,), in nats.
-With s_l the noise variance at site l, J_l the Jacobian of eta with respect to the activation
-there and H = A''(eta),
+They are pure functions of a trace and a family that return R of shape (n_samples,), in nats.
+`moments` is the expectation itself, of a network without hidden layers; the others are its
+second order. With s_l the noise variance at site l, J_l the Jacobian of eta with respect to the
+activation there and H = A''(eta),
 
     R = 1/2 sum_l sum_i s_li [J_l' H J_l]_ii
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sklearn_margdrop.families import Family
+from sklearn_margdrop.layers import NoisyInput
 from sklearn_margdrop.networks import Trace
 from sklearn_margdrop.products import sum_of_squares
 
@@ -78,6 +80,29 @@ def diagonal(trace: Trace, family: Family) -> Tensor:
     if carried is None:
         return trace.eta.new_zeros(trace.eta.shape[:-1])
     return 0.5 * family.curvature_trace(trace.eta, carried, jacobian.weight)
+
+
+def moments(trace: Trace, family: Family) -> Tensor:
+    """The expectation E A(eta~) - A(eta) itself, for noise at the last site (W, Eq. 1; F).
+
+    In closed form where the family has one, else that of the gaussian with the moments of eta~.
+
+    Raises
+    ------
+    NotImplementedError
+        If another site is noisy.
+
+    Returns
+    -------
+    Tensor of shape (n_samples,)
+    """
+    *inner, last = trace.sources
+    if any(source is not None for source in inner):
+        raise NotImplementedError("Moments are known for noise at the last site alone.")
+    if last is None:
+        return trace.eta.new_zeros(trace.eta.shape[:-1])
+    noise = NoisyInput(*last, trace.variances[-1], trace.jacobians[-1].weight)
+    return family.jensen_gap(trace.eta, noise)
 
 
 def draw_probes(

@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sklearn_margdrop.sparse import SparseMatrix
+
 #: Smaller matrices than this do not repay the conversion to bfloat16.
 _MIN_ELEMENTS = 2**15
 
@@ -25,8 +27,11 @@ def product(a: Tensor, w: Tensor) -> Tensor:
 def squared_product(v: Tensor, w: Tensor, exact: bool = False) -> Tensor:
     """``v @ (w * w)'`` for `v` of shape (..., n, p) and `w` of shape (m, p).
 
-    `exact` keeps the dtype, whatever the size of `w`.
+    `v` may be sparse, and may be a single row that stands for all. `exact` keeps the dtype,
+    whatever the size of `w`.
     """
+    if isinstance(v, SparseMatrix):
+        return v @ w.square().mT
     return _SquaredProduct.apply(v, w, 0 if exact else w.numel())
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from sklearn_margdrop.batches import Batches, Features, Rows, blocks
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.objective import Objective, Terms
+from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
 
 
 class StopTraining(Exception):
@@ -89,6 +90,9 @@ class MarginalizedNet(NeuralNet):
         self.partial_fit(rows)
         self.train_split = None  # the model is not to carry its validation data along
         self.module_.zero_grad()
+        if isinstance(self.optimizer_, FisherLBFGS):
+            self.optimizer_.forget()
+            self.step_ = None
 
     def take_over(self, previous: MarginalizedNet):
         """Go on from the weights, optimiser, random streams and history of another net."""
@@ -160,6 +164,23 @@ class MarginalizedNet(NeuralNet):
         hidden = self.criterion_.method == "sampling" and iterator.rows.unlabeled is None
         self.history.record("penalty", math.nan if hidden else terms.penalty)
 
+    def train_step(self, batch, **fit_params):
+        optimizer = self.optimizer_
+        if isinstance(optimizer, FisherLBFGS):
+
+            def evaluate():
+                optimizer.zero_grad()
+                self.step_ = self.train_step_single(batch)
+                return self.step_["loss"]
+
+            optimizer.step(evaluate)
+            return self.step_
+        if isinstance(optimizer, Fisher):
+            information = self.criterion_.mean_curvature(self.module_, batch)
+            information[0] += self.criterion_.alpha  # the curvature of the L2 penalty
+            optimizer.accumulate(information, len(batch.y))
+        return super().train_step(batch, **fit_params)
+
     def train_step_single(self, batch, **fit_params):
         self._set_training(True)
         terms = self.criterion_(self.module_, batch, self.generator_)
@@ -207,6 +228,22 @@ class InverseDecay(Callback):
         for group in net.optimizer_.param_groups:
             initial = group.setdefault("initial_lr", group["lr"])
             group["lr"] = initial / (1 + self.decay * epoch)
+
+
+class GradientStopping(Callback):
+    """Stops :class:`FisherLBFGS` where the norm of the gradient is at most `tol`.
+
+    The gradient is that of coordinates in which the curvature is about one, so that half its
+    square is, roughly, how far above its minimum the objective is.
+    """
+
+    def __init__(self, tol: float):
+        self.tol = tol
+
+    def on_epoch_end(self, net, **kwargs):
+        # A step that no longer moves has reached what the precision allows.
+        if net.optimizer_.stalled or float(net.optimizer_.gradient.norm()) <= self.tol:
+            raise StopTraining("converged")
 
 
 class Stopping(Callback):

@@ -16,26 +16,34 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: A module may import those of lower levels only.
 LEVELS = {
     "noise": 0,
-    "products": 0,
-    "batches": 0,
-    "families": 1,
-    "layers": 1,
-    "networks": 2,
-    "penalties": 3,
-    "objective": 4,
+    "sparse": 0,
+    "quadrature": 0,
+    "optimizers": 0,
+    "products": 1,
+    "batches": 1,
+    "layers": 2,
+    "families": 3,
+    "networks": 3,
+    "penalties": 4,
     "validation": 4,
-    "training": 5,
-    "estimators.base": 6,
-    "estimators.classifier": 7,
-    "estimators.regressor": 7,
-    "estimators": 7,
-    "": 8,
+    "objective": 5,
+    "training": 6,
+    "estimators.base": 7,
+    "estimators.targets": 7,
+    "estimators.network": 8,
+    "estimators.glm": 8,
+    "estimators.classifier": 9,
+    "estimators.regressor": 9,
+    "estimators.glm_classifier": 9,
+    "estimators.glm_regressor": 9,
+    "estimators": 9,
+    "": 10,
 }
 
 #: Who may know which library.
 KNOWN_TO = {
-    "sklearn": {"validation", "estimators.base", "estimators.classifier", "estimators.regressor"},
-    "skorch": {"training", "estimators.base"},
+    "sklearn": {"validation"} | {name for name in LEVELS if name.startswith("estimators.")},
+    "skorch": {"training"},
 }
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-from sklearn.base import ClassifierMixin, _fit_context
-from sklearn.metrics import accuracy_score
+from sklearn.base import _fit_context
 from sklearn.utils._param_validation import StrOptions
 
-from sklearn_margdrop.estimators.base import BaseMarginalizedNetwork
-from sklearn_margdrop.families import Bernoulli, Categorical
-from sklearn_margdrop.validation import class_weights, encode_labels
+from sklearn_margdrop.estimators.network import BaseMarginalizedNetwork
+from sklearn_margdrop.estimators.targets import LabelTarget
 
 
-class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
+class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
     r"""Neural network classifier regularised by marginalised dropout.
 
     Instead of drawing noise on the units, training minimises the expectation of the log loss
@@ -188,7 +185,6 @@ class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
         **BaseMarginalizedNetwork._parameter_constraints,
         "class_weight": [dict, StrOptions({"balanced"}), None],
     }
-    _stratifies = True
 
     def __init__(
         self,
@@ -272,109 +268,3 @@ class MarginalizedDropoutClassifier(ClassifierMixin, BaseMarginalizedNetwork):
         if classes is None and not hasattr(self, "net_"):
             raise ValueError("classes must be passed on the first call to partial_fit.")
         return self._partial_fit(X, y, sample_weight, X_unlabeled, classes=classes)
-
-    def predict(self, X):
-        """Predict the most probable class.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Data.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            Class labels.
-        """
-        index = _most_probable(self._linear_predictor(X)).cpu().numpy()
-        return self.classes_[index]
-
-    def predict_proba(self, X):
-        """Predict the probability of each class.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Data.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-            Probabilities, with the classes in the order of `classes_`.
-        """
-        return _logits(self._linear_predictor(X)).softmax(-1).cpu().numpy()
-
-    def predict_log_proba(self, X):
-        """Predict the logarithm of the probability of each class.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Data.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-            Log-probabilities, finite even where the probability underflows.
-        """
-        return _logits(self._linear_predictor(X)).log_softmax(-1).cpu().numpy()
-
-    def decision_function(self, X):
-        """The linear predictor of the output layer.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Data.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,) or (n_samples, n_classes)
-            The log-odds of ``classes_[1]`` for two classes, else one logit for each class.
-        """
-        eta = self._linear_predictor(X).cpu().numpy()
-        return eta[:, 0] if eta.shape[1] == 1 else eta
-
-    def _encode_target(self, y, dtype, continuing, classes):
-        known = self.classes_ if continuing else None
-        codes, self.classes_ = encode_labels(y, known, classes)
-        return codes.astype(dtype)[:, None] if len(self.classes_) == 2 else codes
-
-    def _target_weight(self, y, weight, incremental):
-        if self.class_weight is None:
-            return 1.0
-        if incremental and self.class_weight == "balanced":
-            raise ValueError(
-                "class_weight='balanced' is not supported by partial_fit, which sees only a "
-                "chunk of the classes' frequencies; pass a dict, e.g. from "
-                "sklearn.utils.class_weight.compute_class_weight."
-            )
-        return class_weights(self.class_weight, y.astype(int).ravel(), self.classes_, weight)
-
-    def _family(self):
-        n_classes = len(self.classes_)
-        return (Bernoulli(), 1) if n_classes == 2 else (Categorical(), n_classes)
-
-    def _constant_loss(self, rows):
-        counts = torch.bincount(rows.y.long().ravel(), weights=rows.weight)
-        share = counts / counts.sum()
-        return -float(torch.xlogy(share, share).sum())
-
-    def _scorer(self):
-        return _validation_accuracy
-
-
-def _validation_accuracy(eta, y, weight):
-    weight = None if weight is None else weight.cpu().numpy()
-    codes = y.long().ravel().cpu().numpy()
-    return accuracy_score(codes, _most_probable(eta).cpu().numpy(), sample_weight=weight)
-
-
-def _most_probable(eta):
-    """Index of the most probable class, from one or from K logits."""
-    return (eta[:, 0] > 0).long() if eta.shape[1] == 1 else eta.argmax(-1)
-
-
-def _logits(eta):
-    """K logits for K classes, from one for two classes."""
-    return torch.cat([torch.zeros_like(eta), eta], dim=1) if eta.shape[1] == 1 else eta

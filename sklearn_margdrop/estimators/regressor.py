@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
+from sklearn.base import _fit_context
 
-import numpy as np
-import torch
-from sklearn.base import RegressorMixin, _fit_context
-from sklearn.utils import check_array, check_consistent_length, column_or_1d
-
-from sklearn_margdrop.estimators.base import BaseMarginalizedNetwork
-from sklearn_margdrop.families import FAMILIES
-from sklearn_margdrop.validation import check_weights, to_tensor
+from sklearn_margdrop.estimators.network import BaseMarginalizedNetwork
+from sklearn_margdrop.estimators.targets import NumberTarget
 
 
-class MarginalizedDropoutRegressor(RegressorMixin, BaseMarginalizedNetwork):
+class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
     r"""Neural network regressor regularised by marginalised dropout.
 
     Instead of drawing noise on the units, training minimises the expectation of the loss under
@@ -270,117 +264,3 @@ class MarginalizedDropoutRegressor(RegressorMixin, BaseMarginalizedNetwork):
             The fitted estimator.
         """
         return self._partial_fit(X, y, sample_weight, X_unlabeled)
-
-    def predict(self, X):
-        """Predict the mean of the target.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Data.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            Predictions, in the shape of the target seen during `fit`.
-        """
-        eta = self._linear_predictor(X)
-        mean = self.net_.criterion_.family.mean(eta).cpu().numpy()
-        return mean[:, 0] if self.n_outputs_ == 1 else mean
-
-    def score(self, X, y, sample_weight=None):
-        """The fraction of deviance explained, D^2; the usual R^2 for the normal family.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Data.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            True targets.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative weights.
-
-        Returns
-        -------
-        float
-            At most 1; 0 for a constant prediction of the mean, averaged over the outputs.
-        """
-        eta = self._linear_predictor(X).cpu().double()
-        family = self.net_.criterion_.family
-        y = to_tensor(_check_target(y, family, np.float64), eta.device)
-        check_consistent_length(eta, y, sample_weight)
-        weight = (
-            None if sample_weight is None else torch.from_numpy(check_weights(sample_weight, y))
-        )
-        return _explained_deviance(family, eta, y, weight)
-
-    def _encode_target(self, y, dtype, continuing, classes):
-        y = _check_target(y, self._target_family(), dtype)
-        if continuing and y.shape[1] != self.n_outputs_:
-            raise ValueError(f"y has {y.shape[1]} columns, but {self.n_outputs_} were fitted.")
-        self.n_outputs_ = y.shape[1]
-        return y
-
-    def _family(self):
-        return self._target_family(), self.n_outputs_
-
-    def _target_family(self):
-        allowed = [name for name, family in FAMILIES.items() if not family.labels]
-        if not isinstance(self.family, str) or self.family not in allowed:
-            raise ValueError(f"family must be one of {allowed}; got {self.family!r}.")
-        return FAMILIES[self.family]()
-
-    def _scorer(self):
-        return partial(_explained_deviance, self._target_family())
-
-    def _constant_loss(self, rows):
-        return float(_losses_of_the_mean(self._target_family(), rows.y, rows.weight).sum())
-
-    def _loss_unit(self, rows):
-        return self._constant_loss(rows) or 1.0
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        family = FAMILIES.get(str(self.family))
-        bounded = family is not None and family.lowest >= 0
-        # scikit-learn's check of several outputs draws negative targets, whatever the tags say.
-        tags.target_tags.multi_output = not bounded
-        tags.target_tags.positive_only = bounded
-        return tags
-
-
-def _check_target(y, family, dtype):
-    """`y` as a float array of shape (n_samples, n_outputs)."""
-    y = check_array(y, input_name="y", ensure_2d=False, dtype=dtype)
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = column_or_1d(y, warn=True)
-    if (y < family.lowest).any():
-        raise ValueError(
-            f"y has negative values, which family={family.name!r} does not allow: its targets "
-            f"are at least {family.lowest:g}."
-        )
-    return y.reshape(len(y), -1)
-
-
-def _losses_by_column(family, eta, y, weight):
-    """Mean half deviance of each column of `y`."""
-    columns = zip(eta.T.unsqueeze(-1), y.T.unsqueeze(-1), strict=True)
-    losses = torch.stack([family.loss(*column) for column in columns])
-    return losses.mean(1) if weight is None else losses @ (weight / weight.sum()).to(losses)
-
-
-def _losses_of_the_mean(family, y, weight):
-    """The same for a constant prediction of each column's mean; 0 for a constant column."""
-    weight = torch.ones_like(y[:, 0]) if weight is None else weight.to(y)
-    mean = (weight / weight.sum()) @ y
-    eta = family.link(mean.clamp_min(torch.finfo(y.dtype).tiny) if family.lowest == 0 else mean)
-    losses = _losses_by_column(family, eta.expand_as(y), y, weight)
-    return losses.where((y != y[0]).any(0), 0.0)
-
-
-def _explained_deviance(family, eta, y, weight):
-    """D^2 averaged over the columns; scikit-learn's conventions for a constant one."""
-    losses = _losses_by_column(family, eta, y, weight)
-    of_the_mean = _losses_of_the_mean(family, y, weight)
-    explained = 1 - losses / of_the_mean
-    return float(explained.where(of_the_mean > 0, (losses == 0).to(losses)).mean())

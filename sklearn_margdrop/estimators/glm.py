@@ -1,0 +1,285 @@
+"""The generalised linear models: no hidden layers, sparse data, full-batch or online solvers."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from scipy import sparse
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.extmath import safe_sparse_dot
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
+from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
+from sklearn_margdrop.training import GradientStopping, MarginalizedNet, Stopping
+from sklearn_margdrop.validation import check_noise, draw_seed
+
+#: The first step sizes that "auto" stands for.
+_LEARNING_RATES = {"lbfgs": 1.0, "sgd": 0.1, "adagrad": 0.1, "fisher": 0.5}
+
+#: The history of L-BFGS may always take so many numbers.
+_HISTORY_ELEMENTS = 2**20
+
+#: Epochs without progress after which an online solver ends.
+_PATIENCE = 5
+
+
+def _last_objective(net):
+    """The objective that a fit ended at; infinite if it failed."""
+    ended_well = net.history and net.stop_reason_ != "diverged"
+    return net.history[-1, "train_loss"] if ended_well else np.inf
+
+
+def is_online(estimator) -> bool:
+    """Whether the solver takes the rows as they come, so that there is a `partial_fit`."""
+    if estimator.solver == "lbfgs":
+        raise AttributeError(
+            "partial_fit needs an online solver; set solver to 'sgd', 'adagrad' or 'fisher'."
+        )
+    return True
+
+
+class BaseMarginalizedGLM(BaseMarginalizedEstimator):
+    """Base of the generalised linear models."""
+
+    _parameter_constraints: dict = {
+        **BaseMarginalizedEstimator._parameter_constraints,
+        "retain_rate": [Interval(Real, 0, 1, closed="right")],
+        "noise_std": [Interval(Real, 0, None, closed="left")],
+        "method": [StrOptions({"moments", "quadratic", "sampling"})],
+        "fit_intercept": ["boolean"],
+        "solver": [StrOptions(set(_LEARNING_RATES))],
+        "n_restarts": [Interval(Integral, 0, None, closed="left")],
+        "learning_rate_init": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    _keeps_sparse = True
+
+    def _check_parameters(self):
+        self._noise()
+        if self.solver == "lbfgs" and self.method == "sampling":
+            raise ValueError(
+                "method='sampling' draws new noise in each step, which solver='lbfgs' cannot "
+                "follow; set solver to 'sgd' or 'adagrad', or method to 'moments', the "
+                "expectation that sampling estimates."
+            )
+
+    def _noise(self):
+        strengths = {"retain_rate": self.retain_rate, "noise_std": self.noise_std}
+        return check_noise(self.noise, (0,), strengths)
+
+    def _features(self, X, device):
+        if sparse.issparse(X):
+            if self.method == "sampling" and self._noise()[0].variance(torch.zeros(1)).any():
+                raise ValueError(
+                    f"noise={self.noise!r} makes sparse X dense, so that it cannot be sampled; "
+                    "use method='moments', the expectation that sampling estimates."
+                )
+            if not X.has_canonical_format:
+                X = X.copy()
+                X.sum_duplicates()
+        return super()._features(X, device)
+
+    def _train(self, rows, valid, random_state, continuing, incremental):
+        nets = []
+        restarts = 0 if incremental or continuing else self.n_restarts
+        for attempt in range(1 + restarts):
+            net = self._build_net(rows, draw_seed(random_state), incremental)
+            if continuing:
+                self._go_on(net)
+            else:
+                self._start(net, rows, at_random=attempt > 0)
+            if isinstance(net.optimizer_, FisherLBFGS):
+                net.optimizer_.precondition(self._curvature(net, rows.whole))
+            net.train(rows, None, 1 if incremental else self.max_iter)
+            nets.append(net)
+            if net.stop_reason_ == "interrupted":
+                break
+        objectives = [_last_objective(net) for net in nets]
+        self.restart_objectives_ = np.array(objectives)
+        return nets[np.argmin(objectives)]
+
+    def _build_net(self, rows, seed, incremental):
+        family, n_outputs = self._family()
+        n_features = rows.features.shape[1]
+        online = self.solver != "lbfgs"
+        callbacks = []
+        if not incremental:
+            unit = self._loss_unit(rows)
+            callbacks.append(
+                Stopping("train_loss", self.tol * unit, _PATIENCE)
+                if online
+                else GradientStopping(self.tol * unit**0.5)
+            )
+        optimizer = {
+            "lbfgs": {
+                "optimizer": FisherLBFGS,
+                "optimizer__history_size": self._history_size(rows, n_outputs),
+            },
+            "sgd": {"optimizer": torch.optim.SGD},
+            "adagrad": {"optimizer": torch.optim.Adagrad},
+            "fisher": {"optimizer": Fisher},
+        }[self.solver]
+        net = MarginalizedNet(
+            module__layer_sizes=(n_features, n_outputs),
+            module__noise=self._noise(),
+            module__seed=None,
+            module__dtype=torch.float32 if rows.features.dtype == np.float32 else torch.float64,
+            module__fit_intercept=self.fit_intercept,
+            criterion__family=family,
+            criterion__method=self.method,
+            criterion__alpha=float(self.alpha),
+            lr=self._learning_rate(rows),
+            batch_size=int(self.batch_size) if online else None,
+            shuffle=True,
+            predict_nonlinearity=family.mean,
+            callbacks=callbacks,
+            device=str(rows.features.device),
+            seed=seed,
+            verbose=int(self.verbose),
+            **optimizer,
+        )
+        return net.initialize()
+
+    def _learning_rate(self, rows):
+        if self.learning_rate_init != "auto":
+            return float(self.learning_rate_init)
+        rate = _LEARNING_RATES[self.solver]
+        if self.solver == "fisher":
+            # The coordinates of a row move as if each were alone, and overshoot together.
+            rate /= max(1.0, rows.features.mean_row_size / 10)
+        return rate
+
+    def _history_size(self, rows, n_outputs):
+        """As many pairs of vectors as take about the memory of the data, within reason."""
+        elements = max(rows.features.n_stored, _HISTORY_ELEMENTS)
+        return int(np.clip(elements // (2 * rows.features.shape[1] * n_outputs), 5, 100))
+
+    def _start(self, net, rows, at_random):
+        """The best constant prediction, or random coefficients of that order of magnitude."""
+        (linear,) = net.module_.linears
+        with torch.no_grad():
+            if self.fit_intercept:
+                linear.bias.copy_(net.criterion_.family.link(self._mean_target(rows)))
+            if at_random:
+                information, *_ = net.criterion_.mean_curvature(net.module_, rows.whole)
+                draw = torch.randn(information.shape, generator=net.order_generator_)
+                # One standard deviation of noise in the predictions, if features are independent.
+                scale = (information * linear.in_features).clamp_min(1e-12).rsqrt()
+                linear.weight.copy_(draw.to(scale) * scale)
+
+    def _go_on(self, net):
+        """From the fitted coefficients, which may have been set by hand."""
+        (linear,) = net.module_.linears
+        coef = np.atleast_2d(self._dense_coef())
+        if hasattr(self, "net_") and self.net_.module__fit_intercept == self.fit_intercept:
+            net.take_over(self.net_)
+        with torch.no_grad():
+            linear.weight.copy_(torch.from_numpy(coef))
+            if self.fit_intercept:
+                linear.bias.copy_(torch.from_numpy(np.atleast_1d(self.intercept_)))
+
+    def _curvature(self, net, batch):
+        """The diagonal of the Hessian at the start, for each parameter."""
+        objective, network = net.criterion_, net.module_
+        coef, *intercept = objective.mean_curvature(network, batch)
+        coef += self.alpha
+        if network.noise:
+            variance = network.noise[0].variance
+            coef += objective.mean_curvature(network, batch, variance, penalty=True)[0]
+        return [coef, *intercept]
+
+    def _store(self, net, rows, incremental):
+        (linear,) = net.module_.linears
+        self.coef_ = self._as_fitted(linear.weight.detach().cpu().numpy())
+        intercept = np.zeros(linear.out_features, dtype=self.coef_.dtype)
+        if linear.bias is not None:
+            intercept = linear.bias.detach().cpu().numpy()
+        self.intercept_ = self._as_fitted(intercept)
+        self.n_iter_ = len(net.history)
+        self.loss_curve_ = [epoch["train_loss"] for epoch in net.history]
+        self.objective_ = self.loss_curve_[-1] if self.loss_curve_ else np.nan
+        self.penalty_ = net.history[-1, "penalty"] if self.loss_curve_ else np.nan
+        information, *_ = net.criterion_.mean_curvature(net.module_, rows.whole, penalty=True)
+        information = self._as_fitted(information.cpu().numpy())
+        seen = self._n_rows_seen if incremental and hasattr(self, "fisher_diagonal_") else 0
+        self._n_rows_seen = seen + len(rows)
+        if seen:
+            share = len(rows) / self._n_rows_seen
+            information = share * information + (1 - share) * self.fisher_diagonal_
+        self.fisher_diagonal_ = information
+        self._fitted_as = net.criterion_.family
+
+    def _as_fitted(self, array):
+        """An array with a row for each output, in the shape of the target."""
+        return array
+
+    def _fitted_family(self):
+        return self._fitted_as
+
+    def _dtype(self):
+        return self.coef_.dtype.type
+
+    def _linear_predictor(self, X):
+        check_is_fitted(self)
+        X = validate_data(
+            self, X, reset=False, accept_sparse=["csr", "csc"], dtype=self._dtype(), order="C"
+        )
+        coef = self.coef_ if self.coef_.ndim == 2 else self.coef_.reshape(1, -1)
+        eta = safe_sparse_dot(X, coef.T, dense_output=True) + self.intercept_
+        return torch.from_numpy(eta)
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "coef_")
+
+    def sparsify(self):
+        """Convert `coef_` to a sparse array, and let go of the net with the dense ones.
+
+        Worth it where most coefficients are zero: those of features that never occurred, as under
+        `HashingVectorizer`. Predictions stay the same, and training can go on.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+        """
+        check_is_fitted(self)
+        self.coef_ = sparse.csr_array(self.coef_)
+        vars(self).pop("net_", None)
+        return self
+
+    def densify(self):
+        """Convert `coef_` back to an ndarray.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+        """
+        check_is_fitted(self)
+        self.coef_ = self._dense_coef()
+        return self
+
+    def _dense_coef(self):
+        return self.coef_.toarray() if sparse.issparse(self.coef_) else self.coef_
+
+    def _not_converged(self):
+        return (
+            f"Training stopped at max_iter={self.max_iter} iterations before it converged; "
+            "increase max_iter, tol or alpha, or scale the features (StandardScaler, "
+            "MaxAbsScaler)."
+        )
+
+    def _diverged(self, net):
+        change = (
+            "weaken the noise"
+            if self.solver == "lbfgs"
+            else f"lower learning_rate_init (now {net.lr:g}), weaken the noise"
+        )
+        return (
+            f"The objective or the coefficients became non-finite in iteration "
+            f"{len(net.history) + 1}; {change}, increase alpha, or scale the features."
+        )

@@ -1,0 +1,240 @@
+"""The generalised linear model for class labels."""
+
+from __future__ import annotations
+
+from sklearn.base import _fit_context
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.metaestimators import available_if
+
+from sklearn_margdrop.estimators.glm import BaseMarginalizedGLM, is_online
+from sklearn_margdrop.estimators.targets import LabelTarget
+
+
+class MarginalizedDropoutGLMClassifier(LabelTarget, BaseMarginalizedGLM):
+    r"""Logistic regression regularised by marginalised dropout.
+
+    The expected effect of dropping features at random is a penalty that adapts to the data: an
+    L2 penalty scaled by the Fisher information, to second order. On sparse, high-dimensional
+    data such as text it predicts better than the plain L2 penalty of `LogisticRegression`, at
+    about the same cost, and learns from unlabelled rows. Minimised is ::
+
+        mean over samples of (log loss + R) + alpha / 2 * ||coef||^2
+
+    with one logit for two classes and one for each of more. Sparse `X` is never made dense. See
+    the :ref:`user guide <glm>`.
+
+    Parameters
+    ----------
+    noise : str, default="dropout"
+        Name of the noise model that is marginalised. `"dropout"` multiplies a feature by
+        Bernoulli(q)/q, with q the `retain_rate`; `"gaussian"` adds a normal with standard
+        deviation `noise_std`. Both leave the mean of a feature as it is.
+
+    retain_rate : float, default=0.5
+        Probability in (0, 1] that dropout keeps a feature; 1 is no noise.
+
+    noise_std : float, default=0.1
+        Standard deviation of gaussian noise, in the units of the features. 0 is no noise.
+
+    method : {"moments", "quadratic", "sampling"}, default="moments"
+        How the expectation over the noise is evaluated. `"moments"` is the expectation of
+        the loss itself: of a gaussian with the mean and variance of the noisy linear predictor
+        (F), and exact where it has a closed form. `"quadratic"` is its second order, an L2
+        penalty scaled by the Fisher information (W). `"sampling"` draws the noise: ordinary
+        dropout, for online solvers.
+
+    alpha : float, default=1e-4
+        Strength of the L2 penalty ``alpha / 2 * ||coef||^2``, added to the mean loss over the
+        samples. (`LogisticRegression`'s ``C`` is ``1 / (n_samples * alpha)``.) It keeps the
+        weights of features small that no labelled row holds.
+
+    fit_intercept : bool, default=True
+        Whether to fit an intercept, which is neither noised nor penalised.
+
+    solver : {"lbfgs", "sgd", "adagrad", "fisher"}, default="lbfgs"
+        `"lbfgs"` takes all rows at once and scales the coefficients by the Fisher information.
+        The online solvers take batches and have a `partial_fit`: `"sgd"`, `"adagrad"`, and
+        `"fisher"`, the dropout-Fisher update of W, which divides the gradient by the Fisher
+        information of the rows seen so far.
+
+    max_iter : int, default=200
+        Largest number of iterations of L-BFGS, or of epochs of an online solver.
+
+    tol : float, default=5e-4
+        L-BFGS ends where the norm of the gradient is at most `tol`, in coordinates in which the
+        curvature is about one, so that half its square is about the distance of the objective
+        from its minimum, in nats. An online solver ends when the objective goes for more than 5
+        epochs without improving by more than `tol` on its best.
+
+    n_restarts : int, default=0
+        Further fits from random coefficients, of which the best is kept: the penalty need not
+        be convex. See `restart_objectives_`.
+
+    learning_rate_init : float or "auto", default="auto"
+        Step size of an online solver. `"auto"` is 0.1 for `"sgd"` and `"adagrad"`; for `"fisher"`
+        it is 0.5, or 5 over the features that a row holds on average if these are more than 10.
+
+    batch_size : int, default=100
+        Largest number of rows in a batch of an online solver; the rows are cut into batches of
+        equal size.
+
+    unlabeled_discount : float, default=1.0
+        Weight d of an unlabelled row relative to a labelled one in the penalty, which is
+        ``(R + d * R_unlabeled) / (n + d * m)`` for n labelled and m unlabelled rows (W).
+
+    class_weight : dict or "balanced", default=None
+        Weights of the classes, ``{label: weight}``; `"balanced"` weights them inversely to
+        their frequency. Multiplies `sample_weight`.
+
+    warm_start : bool, default=False
+        Whether `fit` goes on from where the previous call ended.
+
+    device : str or torch.device, default="auto"
+        Where to compute: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, ... `"auto"` is the first CUDA
+        GPU if there is one, else the CPU.
+
+    random_state : int, RandomState instance or None, default=None
+        Seeds the order of the rows, the noise and the restarts. L-BFGS without restarts is
+        deterministic.
+
+    verbose : bool or int, default=False
+        Whether to print the objective, penalty and seconds of each iteration.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels, sorted.
+
+    coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
+        Coefficients of the features, as in `LogisticRegression`.
+
+    intercept_ : ndarray of shape (1,) or (n_classes,)
+        Intercepts; 0 without `fit_intercept`.
+
+    n_iter_ : int
+        Iterations run, over all calls with `warm_start` or `partial_fit`.
+
+    loss_curve_ : list of float
+        Objective (loss + penalty + L2) after each iteration of L-BFGS, in nats per sample; for
+        an online solver its mean over the batches of each epoch.
+
+    objective_ : float
+        The last of them.
+
+    penalty_ : float
+        The noise penalty's part of it; nan where ``method="sampling"`` noises the loss itself.
+
+    fisher_diagonal_ : ndarray of the shape of `coef_`
+        Fisher information of each coefficient, the mean of :math:`A''(\eta) x_j^2` over the rows
+        that the penalty takes its mean over: the scale that the data give each coefficient. With
+        dropout and ``method="quadratic"``, and one column of coefficients, `penalty_` is
+        ``(1 - q) / (2 * q) * (fisher_diagonal_ * coef_**2).sum()`` (W). After `partial_fit`, the
+        mean over all the rows seen, each at the coefficients of its time.
+
+    restart_objectives_ : ndarray of shape (1 + n_restarts,)
+        The objective that the fit, and each restart, ended at; inf where it failed.
+
+    net_ : skorch.NeuralNet
+        The fitted net: ``net_.module_`` is the torch module, ``net_.history`` the record.
+
+    n_features_in_ : int
+        Number of features seen during `fit`.
+
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features seen during `fit`, where they are all strings.
+
+    See Also
+    --------
+    MarginalizedDropoutGLMRegressor : The same for real-valued targets and counts.
+    MarginalizedDropoutClassifier : The same with hidden layers.
+    sklearn.linear_model.LogisticRegression : With a plain L2 penalty.
+
+    References
+    ----------
+    .. [W] S. Wager, S. Wang, P. Liang, "Dropout training as adaptive regularization",
+       NIPS 2013.
+    .. [F] S. Wang, C. Manning, "Fast dropout training", ICML 2013.
+
+    Examples
+    --------
+    >>> from sklearn.feature_extraction.text import CountVectorizer
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn_margdrop import MarginalizedDropoutGLMClassifier
+    >>> texts = ["a good film", "good fun", "a bad film", "bad, and no fun"]
+    >>> clf = make_pipeline(CountVectorizer(binary=True), MarginalizedDropoutGLMClassifier())
+    >>> clf.fit(texts, [1, 1, 0, 0]).predict(["a good one", "no"])
+    array([1, 0])
+    """
+
+    _parameter_constraints: dict = {
+        **BaseMarginalizedGLM._parameter_constraints,
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+    }
+
+    def __init__(
+        self,
+        *,
+        noise="dropout",
+        retain_rate=0.5,
+        noise_std=0.1,
+        method="moments",
+        alpha=1e-4,
+        fit_intercept=True,
+        solver="lbfgs",
+        max_iter=200,
+        tol=5e-4,
+        n_restarts=0,
+        learning_rate_init="auto",
+        batch_size=100,
+        unlabeled_discount=1.0,
+        class_weight=None,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=False,
+    ):
+        self.noise = noise
+        self.retain_rate = retain_rate
+        self.noise_std = noise_std
+        self.method = method
+        self.alpha = alpha
+        self.fit_intercept = fit_intercept
+        self.solver = solver
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_restarts = n_restarts
+        self.learning_rate_init = learning_rate_init
+        self.batch_size = batch_size
+        self.unlabeled_discount = unlabeled_discount
+        self.class_weight = class_weight
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @available_if(is_online)
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y, classes=None, sample_weight=None, X_unlabeled=None):
+        """Train for one epoch on the given rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            A chunk of the training data.
+        y : array-like of shape (n_samples,)
+            Class labels.
+        classes : array-like of shape (n_classes,), default=None
+            All the classes that will ever occur. Required in the first call.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights, relative to a row of weight 1.
+        X_unlabeled : {array-like, sparse matrix} of shape (n_unlabeled, n_features), default=None
+            Rows without a label that sharpen the penalty.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+        """
+        if classes is None and not self.__sklearn_is_fitted__():
+            raise ValueError("classes must be passed on the first call to partial_fit.")
+        return self._partial_fit(X, y, sample_weight, X_unlabeled, classes=classes)

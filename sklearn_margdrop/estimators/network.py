@@ -1,0 +1,208 @@
+"""The networks: layers, an adaptive or a plain gradient optimiser, epochs."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from sklearn_margdrop.batches import Features
+from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
+from sklearn_margdrop.layers import ACTIVATIONS
+from sklearn_margdrop.training import InverseDecay, MarginalizedNet, Stopping
+from sklearn_margdrop.validation import (
+    check_hidden_layer_sizes,
+    check_noise,
+    check_sites,
+    draw_seed,
+)
+
+_DIVERGED = (
+    "The objective or the weights became non-finite in epoch {epoch}. Lower learning_rate_init "
+    "(now {rate:g}), scale the features (StandardScaler or MinMaxScaler), or weaken the noise."
+)
+
+
+class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
+    """Base of the network estimators."""
+
+    _parameter_constraints: dict = {
+        **BaseMarginalizedEstimator._parameter_constraints,
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "noise_placement": "no_validation",
+        "retain_rate": [
+            Interval(Real, 0, 1, closed="right"),
+            StrOptions({"auto"}),
+            "array-like",
+        ],
+        "method": [StrOptions({"diagonal", "quadratic", "sampling"})],
+        "n_probes": [Interval(Integral, 1, None, closed="left"), None],
+        "solver": [StrOptions({"adam", "sgd"})],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "learning_rate_decay": [Interval(Real, 0, None, closed="left")],
+        "momentum": [Interval(Real, 0, 1, closed="left")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "shuffle": ["boolean"],
+    }
+
+    def _partial_fit(self, X, y, sample_weight, X_unlabeled, classes=None):
+        if self.early_stopping:
+            raise ValueError(
+                "partial_fit does not support early_stopping=True: it sees no fixed data to "
+                "validate on. Set early_stopping=False or use fit."
+            )
+        return super()._partial_fit(X, y, sample_weight, X_unlabeled, classes)
+
+    def _check_parameters(self):
+        self._layers()
+
+    def _train(self, rows, valid, random_state, continuing, incremental):
+        scale = self.net_.module_.input_scale if continuing else self._input_scale(rows)
+        net = self._build_net(rows, draw_seed(random_state), incremental, scale)
+        if continuing:
+            self._check_layers(net)
+            net.take_over(self.net_)
+        net.train(rows, valid, 1 if incremental else self.max_iter)
+        return net
+
+    def _split(self, index, y, random_state):
+        if not self.early_stopping:
+            return [index]
+        try:
+            parts = train_test_split(
+                index,
+                test_size=self.validation_fraction,
+                random_state=random_state,
+                stratify=y[index] if self._stratifies else None,
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"early_stopping=True could not set aside a validation set ({error}). Change "
+                "validation_fraction, add rows, or set early_stopping=False."
+            ) from error
+        if len(parts[1]) < 2:
+            raise ValueError(
+                "early_stopping=True left fewer than 2 rows to validate on; raise "
+                "validation_fraction, add rows, or set early_stopping=False."
+            )
+        return [np.sort(part) for part in parts]
+
+    def _layers(self):
+        sizes = check_hidden_layer_sizes(self.hidden_layer_sizes)
+        sites = check_sites(self.noise_placement, len(sizes))
+        strengths = {"retain_rate": self.retain_rate, "noise_std": self.noise_std}
+        return sizes, check_noise(self.noise, sites, strengths)
+
+    def _input_scale(self, rows):
+        # adam's steps do not know the units of the features, so they are told; plain sgd is
+        # left as it is in the textbooks.
+        return rows.feature_scale() if self.solver == "adam" else 1.0
+
+    def _build_net(self, rows, seed, incremental, input_scale):
+        hidden, noise = self._layers()
+        family, n_outputs = self._family()
+        device = rows.features.device
+        n_features = rows.features.shape[1]
+        callbacks = [] if incremental else [self._stopping(rows)]
+        if self.learning_rate_decay > 0:
+            callbacks.insert(0, InverseDecay(self.learning_rate_decay))
+        batch_size = 200 if self.batch_size == "auto" else self.batch_size
+        optimizer = {
+            "adam": {"optimizer": torch.optim.Adam},
+            "sgd": {"optimizer": torch.optim.SGD, "optimizer__momentum": self.momentum},
+        }[self.solver]
+        net = MarginalizedNet(
+            module__layer_sizes=(n_features, *hidden, n_outputs),
+            module__activation=self.activation,
+            module__noise=noise,
+            module__seed=seed,
+            module__dtype=torch.float32 if rows.features.dtype == np.float32 else torch.float64,
+            module__input_scale=input_scale,
+            criterion__family=family,
+            criterion__method=self.method,
+            criterion__n_probes=self.n_probes,
+            criterion__alpha=float(self.alpha),
+            optimizer__fused=device.type in ("cpu", "cuda"),
+            optimizer__param_groups=[
+                ("layers.0.weight", {"lr": float(self.learning_rate_init) / input_scale})
+            ],
+            lr=float(self.learning_rate_init),
+            batch_size=int(batch_size),
+            shuffle=self.shuffle,
+            scorer=self._scorer(),
+            predict_nonlinearity=family.mean,
+            callbacks=callbacks,
+            device=str(device),
+            seed=seed,
+            verbose=int(self.verbose),
+            **optimizer,
+        )
+        return net.initialize()
+
+    def _stopping(self, rows):
+        if self.early_stopping:
+            return Stopping("valid_score", self.tol, self.n_iter_no_change)
+        return Stopping("train_loss", self.tol * self._loss_unit(rows), self.n_iter_no_change)
+
+    def _check_layers(self, net):
+        sizes, fitted = (n.get_params()["module__layer_sizes"] for n in (net, self.net_))
+        if sizes != fitted:
+            raise ValueError(
+                f"The layers of the previous call were {fitted}, but hidden_layer_sizes and the "
+                f"data now make them {sizes}. Start anew: call fit with warm_start=False."
+            )
+
+    def _diverged(self, net):
+        return _DIVERGED.format(epoch=len(net.history) + 1, rate=self.learning_rate_init)
+
+    def _not_converged(self):
+        return (
+            f"Training stopped at max_iter={self.max_iter} epochs before it converged; increase "
+            "max_iter, learning_rate_init or tol."
+        )
+
+    def _fitted_family(self):
+        return self.net_.criterion_.family
+
+    def _store(self, net, rows, incremental):
+        history = net.history
+        scores = [epoch["valid_score"] for epoch in history if "valid_score" in epoch]
+        self.n_iter_ = len(history)
+        self.loss_curve_ = [epoch["train_loss"] for epoch in history]
+        self.penalty_curve_ = [epoch["penalty"] for epoch in history]
+        self.validation_scores_ = scores if self.early_stopping else None
+        self.best_validation_score_ = net.best_score_
+
+    def _dtype(self):
+        weight = self.net_.module_.linears[0].weight
+        return np.float32 if weight.dtype == torch.float32 else np.float64
+
+    def _linear_predictor(self, X):
+        check_is_fitted(self)
+        X = validate_data(
+            self, X, reset=False, accept_sparse="csr", dtype=self._dtype(), order="C"
+        )
+        return self.net_.linear_predictor(Features(X, self.net_.device, resident=False))
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "net_")
+
+    @property
+    def coefs_(self):
+        """Weights of each layer, a list of arrays of shape (fan_in, fan_out)."""
+        return [
+            linear.weight.detach().cpu().numpy().T.copy() for linear in self.net_.module_.linears
+        ]
+
+    @property
+    def intercepts_(self):
+        """Intercepts of each layer, a list of arrays of shape (fan_out,)."""
+        return [linear.bias.detach().cpu().numpy().copy() for linear in self.net_.module_.linears]

@@ -1,0 +1,261 @@
+"""What the estimators know of their targets: labels of classes, or numbers."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.metrics import accuracy_score
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
+
+from sklearn_margdrop.families import FAMILIES, Bernoulli, Categorical
+from sklearn_margdrop.validation import check_weights, class_weights, encode_labels, to_tensor
+
+
+class LabelTarget(ClassifierMixin):
+    """Class labels: bernoulli for two classes, categorical for more."""
+
+    _stratifies = True
+
+    def _encode_target(self, y, dtype, continuing, classes):
+        known = self.classes_ if continuing else None
+        codes, self.classes_ = encode_labels(y, known, classes)
+        return codes.astype(dtype)[:, None] if len(self.classes_) == 2 else codes
+
+    def _target_weight(self, y, weight, incremental):
+        if self.class_weight is None:
+            return 1.0
+        if incremental and self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' is not supported by partial_fit, which sees only a "
+                "chunk of the classes' frequencies; pass a dict, e.g. from "
+                "sklearn.utils.class_weight.compute_class_weight."
+            )
+        return class_weights(self.class_weight, y.astype(int).ravel(), self.classes_, weight)
+
+    def _family(self):
+        n_classes = len(self.classes_)
+        return (Bernoulli(), 1) if n_classes == 2 else (Categorical(), n_classes)
+
+    def _constant_loss(self, rows):
+        share = self._shares(rows)
+        return -float(torch.xlogy(share, share).sum())
+
+    def _shares(self, rows):
+        weight = torch.ones_like(rows.y.ravel()) if rows.weight is None else rows.weight
+        codes = rows.y.long().ravel()
+        counts = torch.bincount(codes, weights=weight, minlength=len(self.classes_))
+        return counts / counts.sum()
+
+    def _mean_target(self, rows):
+        """The share of each class, or of the second of two, and never 0 or 1."""
+        share = self._shares(rows).clamp(1e-3, 1 - 1e-3)
+        return share[1:] if len(share) == 2 else share
+
+    def _scorer(self):
+        return _validation_accuracy
+
+    def predict(self, X):
+        """Predict the most probable class.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Class labels.
+        """
+        index = _most_probable(self._linear_predictor(X)).cpu().numpy()
+        return self.classes_[index]
+
+    def predict_proba(self, X):
+        """Predict the probability of each class.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Probabilities, with the classes in the order of `classes_`.
+        """
+        return _logits(self._linear_predictor(X)).softmax(-1).cpu().numpy()
+
+    def predict_log_proba(self, X):
+        """Predict the logarithm of the probability of each class.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Log-probabilities, finite even where the probability underflows.
+        """
+        return _logits(self._linear_predictor(X)).log_softmax(-1).cpu().numpy()
+
+    def decision_function(self, X):
+        """The linear predictor.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_classes)
+            The log-odds of ``classes_[1]`` for two classes, else one logit for each class.
+        """
+        eta = self._linear_predictor(X).cpu().numpy()
+        return eta[:, 0] if eta.shape[1] == 1 else eta
+
+
+class NumberTarget(RegressorMixin):
+    """Numbers, in one or several columns, of the family that the parameter `family` names."""
+
+    _stratifies = False
+
+    def _encode_target(self, y, dtype, continuing, classes):
+        y = _check_target(y, self._target_family(), dtype)
+        if continuing and y.shape[1] != self.n_outputs_:
+            raise ValueError(f"y has {y.shape[1]} columns, but {self.n_outputs_} were fitted.")
+        self.n_outputs_ = y.shape[1]
+        return y
+
+    def _family(self):
+        return self._target_family(), self.n_outputs_
+
+    def _target_family(self):
+        allowed = [name for name, family in FAMILIES.items() if not family.labels]
+        if not isinstance(self.family, str) or self.family not in allowed:
+            raise ValueError(f"family must be one of {allowed}; got {self.family!r}.")
+        return FAMILIES[self.family]()
+
+    def _scorer(self):
+        return partial(_explained_deviance, self._target_family())
+
+    def _mean_target(self, rows):
+        """The mean of each column, in the range of the family's means."""
+        weight = torch.ones_like(rows.y[:, 0]) if rows.weight is None else rows.weight
+        mean = (weight / weight.sum()) @ rows.y
+        return mean.clamp_min(1e-3) if self._target_family().lowest == 0 else mean
+
+    def _constant_loss(self, rows):
+        return float(_losses_of_the_mean(self._target_family(), rows.y, rows.weight).sum())
+
+    def _loss_unit(self, rows):
+        return self._constant_loss(rows) or 1.0
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        family = FAMILIES.get(str(self.family))
+        bounded = family is not None and family.lowest >= 0
+        # scikit-learn's check of several outputs draws negative targets, whatever the tags say.
+        tags.target_tags.multi_output = not bounded
+        tags.target_tags.positive_only = bounded
+        return tags
+
+    def predict(self, X):
+        """Predict the mean of the target.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            Predictions, in the shape of the target seen during `fit`.
+        """
+        eta = self._linear_predictor(X)
+        mean = self._fitted_family().mean(eta).cpu().numpy()
+        return mean[:, 0] if self.n_outputs_ == 1 else mean
+
+    def score(self, X, y, sample_weight=None):
+        """The fraction of deviance explained, D^2; the usual R^2 for the normal family.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Data.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            True targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights.
+
+        Returns
+        -------
+        float
+            At most 1; 0 for a constant prediction of the mean, averaged over the outputs.
+        """
+        eta = self._linear_predictor(X).cpu().double()
+        family = self._fitted_family()
+        y = to_tensor(_check_target(y, family, np.float64), eta.device)
+        check_consistent_length(eta, y, sample_weight)
+        if sample_weight is not None:
+            sample_weight = torch.from_numpy(check_weights(sample_weight, y))
+        return _explained_deviance(family, eta, y, sample_weight)
+
+
+def _validation_accuracy(eta, y, weight):
+    weight = None if weight is None else weight.cpu().numpy()
+    codes = y.long().ravel().cpu().numpy()
+    return accuracy_score(codes, _most_probable(eta).cpu().numpy(), sample_weight=weight)
+
+
+def _most_probable(eta):
+    """Index of the most probable class, from one or from K logits."""
+    return (eta[:, 0] > 0).long() if eta.shape[1] == 1 else eta.argmax(-1)
+
+
+def _logits(eta):
+    """K logits for K classes, from one for two classes."""
+    return torch.cat([torch.zeros_like(eta), eta], dim=1) if eta.shape[1] == 1 else eta
+
+
+def _check_target(y, family, dtype):
+    """`y` as a float array of shape (n_samples, n_outputs)."""
+    y = check_array(y, input_name="y", ensure_2d=False, dtype=dtype)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = column_or_1d(y, warn=True)
+    if (y < family.lowest).any():
+        raise ValueError(
+            f"y has negative values, which family={family.name!r} does not allow: its targets "
+            f"are at least {family.lowest:g}."
+        )
+    return y.reshape(len(y), -1)
+
+
+def _losses_by_column(family, eta, y, weight):
+    """Mean half deviance of each column of `y`."""
+    columns = zip(eta.T.unsqueeze(-1), y.T.unsqueeze(-1), strict=True)
+    losses = torch.stack([family.loss(*column) for column in columns])
+    return losses.mean(1) if weight is None else losses @ (weight / weight.sum()).to(losses)
+
+
+def _losses_of_the_mean(family, y, weight):
+    """The same for a constant prediction of each column's mean; 0 for a constant column."""
+    weight = torch.ones_like(y[:, 0]) if weight is None else weight.to(y)
+    mean = (weight / weight.sum()) @ y
+    eta = family.link(mean.clamp_min(torch.finfo(y.dtype).tiny) if family.lowest == 0 else mean)
+    losses = _losses_by_column(family, eta.expand_as(y), y, weight)
+    return losses.where((y != y[0]).any(0), 0.0)
+
+
+def _explained_deviance(family, eta, y, weight):
+    """D^2 averaged over the columns; scikit-learn's conventions for a constant one."""
+    losses = _losses_by_column(family, eta, y, weight)
+    of_the_mean = _losses_of_the_mean(family, y, weight)
+    explained = 1 - losses / of_the_mean
+    return float(explained.where(of_the_mean > 0, (losses == 0).to(losses)).mean())

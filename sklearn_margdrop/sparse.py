@@ -1,0 +1,322 @@
+"""Sparse design matrices: products that are fast in both directions, without a dense copy.
+
+A :class:`SparseMatrix` stands where a network expects the tensor of its input: linear layers
+and the penalties multiply it with weights, and autograd differentiates with respect to those.
+On the CPU scipy's kernels multiply, a block of rows per thread; they are as fast with the
+transpose as without, so that X is held once. On a GPU, torch multiplies with X and X'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.sparse import csr_array
+from torch import Tensor
+
+#: Elements that a pass over the non-zeros holds at a time.
+_BLOCK_ELEMENTS = 2**18
+
+#: Blocks with fewer non-zeros than this are not worth a thread.
+_MIN_PER_THREAD = 2**15
+
+
+class SparseMatrix:
+    """The rows of one or several CSR matrices, one below the other, as a constant on a device.
+
+    Parameters
+    ----------
+    matrices : sequence of CSR arrays or matrices of shape (n_samples, n_features)
+        In canonical format: sorted or not, but no entry is stored twice.
+    device : torch.device or str, default="cpu"
+    factor : float, default=1.0
+        Multiplies all values.
+
+    Notes
+    -----
+    ``x @ w`` multiplies with a tensor of shape (n_features, K), and ``torch.nn.Linear`` layers
+    take the matrix for their input.
+    """
+
+    def __init__(self, matrices: Sequence, device="cpu", factor: float = 1.0):
+        self.device = torch.device(device)
+        self.matrices = list(matrices)
+        self.factor = factor
+        first = self.matrices[0]
+        self.shape = (sum(m.shape[0] for m in self.matrices), first.shape[1])
+        self.dtype = torch.from_numpy(np.empty(0, first.dtype)).dtype
+        # All ones, as in a bag of words: functions of the values are then one number.
+        self._is_binary = all(m.nnz == 0 or (m.data == 1).all() for m in self.matrices)
+        self._kernel = (_CPU if self.device.type == "cpu" else _GPU)(self)
+        self._mapped: dict[Callable, SparseMatrix | Tensor] = {}
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def new_zeros(self, *shape: int) -> Tensor:
+        """Zeros with the dtype and on the device of the matrix."""
+        return torch.zeros(*shape, dtype=self.dtype, device=self.device)
+
+    def __matmul__(self, weight: Tensor) -> Tensor:
+        return _Product.apply(self, weight)
+
+    @property
+    def mT(self) -> Transposed:
+        """The transpose, for products that are not differentiated."""
+        return Transposed(self)
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is not F.linear:
+            return NotImplemented
+        x, weight, bias = args
+        out = x @ weight.mT
+        return out if bias is None else out + bias
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> SparseMatrix | Tensor:
+        """``function`` of every element, which is applied once and remembered.
+
+        A function that is the same everywhere returns a dense tensor of shape (1, n_features)
+        that stands for all rows.
+
+        Raises
+        ------
+        NotImplementedError
+            If the function takes zeros to something else and is not constant.
+        """
+        if function not in self._mapped:
+            at_zero, at_one = function(torch.arange(2, dtype=self.dtype))
+            if at_zero == 0:
+                self._mapped[function] = self._with_values(function, float(at_one))
+            elif at_zero == at_one:
+                self._mapped[function] = self.new_zeros(1, self.shape[1]) + at_zero.to(self.device)
+            else:
+                raise NotImplementedError("A function of a sparse matrix must keep zeros.")
+        return self._mapped[function]
+
+    def resample(self, function: Callable[[Tensor], Tensor]) -> SparseMatrix:
+        """``function`` of the stored values, drawn anew in each call.
+
+        Raises
+        ------
+        NotImplementedError
+            If the function does not keep zeros.
+        """
+        if function(torch.zeros(1, dtype=self.dtype)).any():
+            raise NotImplementedError("A function of a sparse matrix must keep zeros.")
+        matrices = [
+            _with_data(m, function(torch.from_numpy(m.data * self.factor)).numpy())
+            for m in self.matrices
+        ]
+        return SparseMatrix(matrices, self.device)
+
+    def _with_values(self, function, at_one):
+        if self._is_binary and self.factor == 1:
+            return SparseMatrix(self.matrices, self.device, at_one)
+        matrices = [
+            _with_data(m, function(torch.from_numpy(m.data * self.factor)).numpy())
+            for m in self.matrices
+        ]
+        return SparseMatrix(matrices, self.device)
+
+    def sum_over_values(self, function, weight: Tensor, *row_tensors: Tensor) -> Tensor:
+        """Sums of ``function(x_ij, w_j, *rows_i)`` over the stored values of each row i.
+
+        Parameters
+        ----------
+        function : callable
+            Takes values of shape (m, 1), weights of shape (m, K) and rows of `row_tensors`, and
+            returns a tensor of shape (m, p).
+        weight : Tensor of shape (K, n_features)
+        *row_tensors : Tensor of shape (n_samples, ...)
+
+        Returns
+        -------
+        Tensor of shape (n_samples, p)
+        """
+        return _SumOverValues.apply(self, function, weight, *row_tensors)
+
+    def value_blocks(self, width: int) -> Iterator[ValueBlock]:
+        """The stored values in blocks of whole rows, for work on `width` numbers a value."""
+        offset = 0
+        for matrix in self.matrices:
+            for start, stop in _cut(matrix.indptr, max(1, _BLOCK_ELEMENTS // width)):
+                begin, end = int(matrix.indptr[start]), int(matrix.indptr[stop])
+                counts = np.diff(matrix.indptr[start : stop + 1])
+                row = np.repeat(np.arange(offset + start, offset + stop), counts)
+                value = matrix.data[begin:end, None] * self.factor
+                column = matrix.indices[begin:end].astype(np.int64)
+                parts = (torch.from_numpy(part).to(self.device) for part in (value, column, row))
+                yield ValueBlock(*parts)
+            offset += matrix.shape[0]
+
+
+def concatenate(*parts):
+    """The rows of tensors, or of sparse matrices, one below the other."""
+    if isinstance(parts[0], SparseMatrix):
+        return SparseMatrix([m for part in parts for m in part.matrices], parts[0].device)
+    return torch.cat(parts)
+
+
+class Transposed(NamedTuple):
+    """The transpose of a sparse matrix."""
+
+    matrix: SparseMatrix
+
+    def __matmul__(self, other: Tensor) -> Tensor:
+        return self.matrix._kernel.multiply_transposed(other)
+
+
+class ValueBlock(NamedTuple):
+    """Stored values of shape (m, 1), and the column and row of each, of shape (m,)."""
+
+    value: Tensor
+    column: Tensor
+    row: Tensor
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, matrix, weight):
+        ctx.matrix = matrix
+        return matrix._kernel.multiply(weight)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None, ctx.matrix._kernel.multiply_transposed(grad)
+
+
+class _SumOverValues(torch.autograd.Function):
+    """Nothing of the size of the matrix is kept: the backward pass computes the terms again."""
+
+    @staticmethod
+    def forward(ctx, matrix, function, weight, *row_tensors):
+        ctx.matrix, ctx.function = matrix, function
+        ctx.save_for_backward(weight, *row_tensors)
+        columns = weight.mT.contiguous()
+        out = None
+        for value, column, row in matrix.value_blocks(len(weight)):
+            terms = function(value, columns[column], *(each[row] for each in row_tensors))
+            if out is None:
+                out = matrix.new_zeros(len(matrix), terms.shape[1])
+            out.index_add_(0, row, terms)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        weight, *row_tensors = ctx.saved_tensors
+        columns = weight.mT.contiguous()
+        grads = [torch.zeros_like(each) for each in (columns, *row_tensors)]
+        for value, column, row in ctx.matrix.value_blocks(len(weight)):
+            inputs = [columns[column], *(each[row] for each in row_tensors)]
+            with torch.enable_grad():
+                inputs = [each.detach().requires_grad_() for each in inputs]
+                terms = ctx.function(value, *inputs)
+            parts = torch.autograd.grad(terms, inputs, grad[row])
+            indices = [column] + [row] * len(row_tensors)
+            for total, part, index in zip(grads, parts, indices, strict=True):
+                total.index_add_(0, index, part)
+        return None, None, grads[0].mT, *grads[1:]
+
+
+class _CPU:
+    """Products by scipy, whose kernels release the interpreter's lock, in several threads."""
+
+    def __init__(self, matrix: SparseMatrix):
+        self.factor = matrix.factor
+        self.shape = matrix.shape
+        self.blocks = []  # (first row, last row + 1, CSR matrix of these rows)
+        n_threads = torch.get_num_threads()
+        per_block = max(_MIN_PER_THREAD, -(-sum(m.nnz for m in matrix.matrices) // n_threads))
+        offset = 0
+        for m in matrix.matrices:
+            for start, stop in _cut(m.indptr, per_block):
+                rows = slice(offset + start, offset + stop)
+                self.blocks.append((rows, _rows(m, start, stop)))
+            offset += m.shape[0]
+        self._pool = ThreadPoolExecutor(n_threads) if len(self.blocks) > 1 else None
+
+    def _map(self, function):
+        return (self._pool.map if self._pool else map)(function, self.blocks)
+
+    def multiply(self, weight: Tensor) -> Tensor:
+        w = _as_numpy(weight)
+        out = np.empty((self.shape[0], *w.shape[1:]), dtype=w.dtype)
+
+        def fill(block):
+            rows, matrix = block
+            out[rows] = matrix @ w
+
+        for _ in self._map(fill):
+            pass
+        return self._as_tensor(out)
+
+    def multiply_transposed(self, grad: Tensor) -> Tensor:
+        g = _as_numpy(grad)
+        parts = self._map(lambda block: block[1].T @ g[block[0]])
+        out = next(iter_parts := iter(parts))
+        for part in iter_parts:
+            out += part
+        return self._as_tensor(out)
+
+    def _as_tensor(self, out):
+        if self.factor != 1:
+            out *= self.factor
+        out = torch.from_numpy(out)
+        return out.unsqueeze(1) if out.ndim == 1 else out
+
+
+class _GPU:
+    """Products by torch, with a matrix and its transpose on the device."""
+
+    def __init__(self, matrix: SparseMatrix):
+        self.pairs = []
+        for m in matrix.matrices:
+            x = _with_data(m, m.data * matrix.factor)
+            pair = [_as_torch(x, matrix.device), _as_torch(csr_array(x.T), matrix.device)]
+            self.pairs.append(pair)
+
+    def multiply(self, weight: Tensor) -> Tensor:
+        return torch.cat([x @ weight for x, _ in self.pairs])
+
+    def multiply_transposed(self, grad: Tensor) -> Tensor:
+        parts = grad.split([x.shape[0] for x, _ in self.pairs])
+        return sum(xt @ part for (_, xt), part in zip(self.pairs, parts, strict=True))
+
+
+def _cut(indptr: np.ndarray, per_block: int) -> list[tuple[int, int]]:
+    """Ranges of rows with about so many non-zeros each, and at least one row."""
+    n_rows, nnz = len(indptr) - 1, int(indptr[-1])
+    n_blocks = max(1, min(n_rows, -(-nnz // per_block)))
+    goals = nnz * np.arange(1, n_blocks) // n_blocks
+    ends = np.unique([0, *np.searchsorted(indptr, goals), n_rows])
+    return list(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
+
+
+def _rows(matrix, start: int, stop: int) -> csr_array:
+    """Consecutive rows of a CSR matrix, which share its memory."""
+    begin, end = matrix.indptr[start], matrix.indptr[stop]
+    indptr = matrix.indptr[start : stop + 1] - begin
+    parts = (matrix.data[begin:end], matrix.indices[begin:end], indptr)
+    return csr_array(parts, shape=(stop - start, matrix.shape[1]), copy=False)
+
+
+def _with_data(matrix, data: np.ndarray) -> csr_array:
+    """A CSR matrix with other values at the same places."""
+    return csr_array((data, matrix.indices, matrix.indptr), shape=matrix.shape, copy=False)
+
+
+def _as_numpy(tensor: Tensor) -> np.ndarray:
+    """The array of a tensor of shape (n, K), as a vector where K is 1."""
+    array = tensor.detach().numpy()
+    return array[:, 0] if array.shape[1] == 1 else np.ascontiguousarray(array)
+
+
+def _as_torch(matrix: csr_array, device) -> Tensor:
+    parts = (matrix.indptr, matrix.indices, matrix.data)
+    parts = (torch.from_numpy(np.array(part)).to(device) for part in parts)
+    return torch.sparse_csr_tensor(*parts, size=matrix.shape)
