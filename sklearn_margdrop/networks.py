@@ -75,6 +75,11 @@ def apply_elementwise(x, function):
     return x.map(function) if isinstance(x, SparseMatrix) else function(x)
 
 
+class _Linear(nn.Linear):
+    def reset_parameters(self):
+        """Leave them to the network: torch's initialisation would use the global generator."""
+
+
 class NoisyNetwork(nn.Module):
     """A multilayer perceptron whose sites may be noisy.
 
@@ -118,10 +123,7 @@ class NoisyNetwork(nn.Module):
             )
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(layer_sizes):
-            # The global generator must not be touched: skip torch's initialisation.
-            linear = nn.utils.skip_init(
-                nn.Linear, fan_in, fan_out, bias=fit_intercept, dtype=dtype
-            )
+            linear = _Linear(fan_in, fan_out, bias=fit_intercept, dtype=dtype)
             layers += [linear, ACTIVATIONS[activation]()]
         self.layers = nn.ModuleList(layers[:-1])
         # Hidden layer l ends at layer 2l - 1, so what enters layer 2l is its output.

@@ -2,110 +2,221 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-#: torch's L-BFGS ignores changes of the gradient that are small in absolute terms, so the
-#: objective is given to it in smaller units.
-_UNIT = 1e8
 
+class FisherLBFGS:
+    """L-BFGS in coordinates where the curvature is about one, one iteration a step.
 
-class FisherLBFGS(torch.optim.Optimizer):
-    """L-BFGS (strong Wolfe line search) in coordinates where the curvature is about one.
-
-    The steps are those of :class:`torch.optim.LBFGS` on the parameters times the roots of a
-    diagonal of the Hessian, the Fisher information at the start. One step is one iteration. The
-    closure is not called again for parameters whose objective and gradient are known.
+    The inverse Hessian starts from a diagonal, the Fisher information at the start. All vectors
+    are views of a few flat ones that are updated in place: :class:`torch.optim.LBFGS` keeps a
+    dozen more, which counts where features outnumber the rows, knows no diagonal, and ignores
+    changes of the gradient below an absolute bound, which ends its superlinear convergence early.
 
     Parameters
     ----------
-    params : iterable of torch.nn.Parameter
+    params : iterable of dict
+        Groups of parameters, ``{"params": [...]}``.
     lr : float, default=1.0
         The step length that a line search tries first.
     history_size : int, default=10
         Pairs of vectors that approximate the inverse Hessian.
+
+    Attributes
+    ----------
+    decrement : float
+        The norm of the gradient where the curvature is one, at the end of the last step.
+    stalled : bool
+        Whether the last step found nothing lower.
     """
 
     def __init__(self, params, lr: float = 1.0, history_size: int = 10):
-        super().__init__(params, {"lr": lr})
+        self.params = [p for group in params for p in group["params"]]
         self.lr = lr
         self.history_size = history_size
-        self._params = [p for group in self.param_groups for p in group["params"]]
-        self.precondition([torch.ones_like(p) for p in self._params])
+        self.decrement = math.inf
+        self.stalled = False
 
-    def forget(self) -> None:
-        """Let go of all that is as large as the parameters; a next step needs `precondition`."""
-        self._scale = self._scaled = self._known = self._inner = None
+    def state_dict(self) -> dict:
+        """Nothing: the history does not outlive a fit."""
+        return {"state": {}, "param_groups": []}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Nothing, likewise."""
 
     def precondition(self, diagonal: Sequence[Tensor]) -> None:
-        """Take the positive `diagonal`, a tensor for each parameter, for that of the Hessian."""
-        self._scale = _flat(diagonal).clamp_min(0)
-        # Parameters that the objective does not depend on stay where they are.
-        self._scale = torch.where(self._scale > 0, self._scale.rsqrt(), 1.0)
-        self._scaled = torch.nn.Parameter(_flat(self._params) / self._scale)
-        self._known: tuple[Tensor, Tensor] | None = None
-        self.stalled = False
-        self._inner = torch.optim.LBFGS(
-            [self._scaled],
-            lr=self.lr,
-            max_iter=1,
-            max_eval=25,
-            tolerance_grad=0.0,
-            tolerance_change=0.0,
-            history_size=self.history_size,
-            line_search_fn="strong_wolfe",
-        )
+        """Start from the present parameters and a `diagonal` of the Hessian, one tensor for each.
+
+        Parameters that the objective does not depend on, whose diagonal is zero, stay.
+        """
+        diagonal = torch.cat([each.reshape(-1) for each in diagonal])
+        self._inverse = torch.where(diagonal > 0, diagonal.reciprocal(), 0.0)
+        self._x = torch.cat([p.detach().reshape(-1) for p in self.params])
+        self._grad = torch.zeros_like(self._x)
+        start = 0
+        for p in self.params:
+            stop = start + p.numel()
+            p.data = self._x[start:stop].view_as(p)
+            p.grad = self._grad[start:stop].view_as(p)
+            start = stop
+        self._before = torch.empty_like(self._x)
+        # Rings of pairs, and of the one that is being made.
+        self._steps = self._x.new_empty(self.history_size + 1, len(self._x))
+        self._changes = torch.empty_like(self._steps)
+        self._slots: list[int] = []
+        self._value: float | None = None
+
+    def forget(self) -> None:
+        """Let go of all but the parameters; a next step needs `precondition`."""
+        self._inverse = self._grad = self._x = self._before = None
+        self._steps = self._changes = None
+        for p in self.params:
+            p.grad = None
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor]) -> Tensor:
-        """One iteration; `closure` clears the gradients, computes them and returns the loss."""
+    def step(self, closure: Callable[[], Tensor]) -> float:
+        """One iteration.
 
-        @torch.no_grad()
-        def evaluate():
-            if self._known is not None and torch.equal(self._known[0], self._scaled):
-                return self._known[1]
-            self._write()
-            with torch.enable_grad():
-                loss = closure().detach()
-            grad = _flat([p.grad for p in self._params]) * self._scale
-            if not (loss.isfinite() and grad.isfinite().all()):
-                # The line search takes numbers only: as high as need be, and flat.
-                loss = torch.full_like(loss, torch.finfo(loss.dtype).max ** 0.25)
-                grad = torch.zeros_like(grad)
-            self._scaled.grad = _UNIT * grad
-            self._known = (self._scaled.detach().clone(), _UNIT * loss)
-            return self._known[1]
+        `closure` computes the objective, adds its gradient to the parameters' and returns it.
+        The last time it is called, it is at the parameters where the step ends.
+        """
+        if self._value is None:
+            self._value = self._evaluate(closure)
+        slot = self._free_slot()
+        before, direction, change = self._before, self._steps[slot], self._changes[slot]
+        before.copy_(self._x)
+        change.copy_(self._grad)
+        slope = self._find(direction)
+        if not slope < 0 and self._slots:
+            self._slots.clear()
+            slope = self._find(direction)
+        at = [0.0]
 
-        evaluate()
-        start = self._known[0]
+        def evaluate(t):
+            torch.add(before, direction, alpha=t, out=self._x)
+            at[0] = t
+            value = self._evaluate(closure)
+            return value, float(self._grad.dot(direction))
+
         try:
-            self._inner.step(evaluate)
+            eps = torch.finfo(self._x.dtype).eps
+            t, value = line_search(evaluate, self._value, slope, self.lr, eps=eps)
+            if at[0] != t:
+                value, _ = evaluate(t)
         except BaseException:
-            self._scaled.copy_(start)  # not where the line search happened to be
-            self._write()
+            self._x.copy_(before)  # not where the line search happened to be
             raise
-        loss = evaluate()
-        self._write()
-        self.stalled = torch.equal(start, self._scaled)
-        return loss / _UNIT
+        descent, self.decrement = self.decrement, self._decrement()
+        # Lower in neither value nor slope: the rest is rounding.
+        self.stalled = t == 0 or (value >= self._value and self.decrement >= descent)
+        self._value = value
+        change.neg_().add_(self._grad)
+        direction.mul_(t)
+        if float(change.dot(direction)) > 0:
+            self._slots.append(slot)
+            del self._slots[: -self.history_size]
+        return value
 
-    @property
-    def gradient(self) -> Tensor:
-        """The gradient at the parameters that the last step ended at, by root of curvature."""
-        return self._scaled.grad / _UNIT
+    def _evaluate(self, closure) -> float:
+        self._grad.zero_()
+        with torch.enable_grad():
+            value = float(closure().detach())
+        return value if math.isfinite(value) else math.inf
 
-    def _write(self):
-        start = 0
-        values = self._scaled * self._scale
-        for p in self._params:
-            p.copy_(values[start : start + p.numel()].view_as(p))
-            start += p.numel()
+    def _decrement(self) -> float:
+        return float(self._grad.dot(self._inverse * self._grad).clamp_min(0).sqrt())
+
+    def _free_slot(self) -> int:
+        return next(k for k in range(self.history_size + 1) if k not in self._slots)
+
+    def _find(self, direction: Tensor) -> float:
+        """Make it minus the inverse Hessian times the gradient (the two-loop recursion).
+
+        Returns the slope of the objective in that direction.
+        """
+        torch.neg(self._grad, out=direction)
+        pairs = [(self._steps[k], self._changes[k]) for k in self._slots]
+        products = [float(step.dot(change)) for step, change in pairs]
+        shares = []
+        for (step, change), product in zip(reversed(pairs), reversed(products), strict=True):
+            shares.append(float(step.dot(direction)) / product)
+            direction.add_(change, alpha=-shares[-1])
+        direction.mul_(self._inverse)
+        if pairs:
+            change = pairs[-1][1]
+            direction.mul_(products[-1] / float(change.dot(self._inverse * change)))
+        for (step, change), product in zip(pairs, products, strict=True):
+            share = shares.pop() - float(change.dot(direction)) / product
+            direction.add_(step, alpha=share)
+        return float(self._grad.dot(direction))
 
 
-def _flat(tensors) -> Tensor:
-    return torch.cat([t.detach().reshape(-1) for t in tensors])
+def line_search(
+    evaluate: Callable[[float], tuple[float, float]],
+    value: float,
+    slope: float,
+    t: float,
+    max_evaluations: int = 25,
+    eps: float = 2.0**-52,
+) -> tuple[float, float]:
+    """A step length that satisfies the Wolfe conditions, where they can be told from rounding.
+
+    Parameters
+    ----------
+    evaluate : callable
+        The function and its slope at a step length.
+    value, slope : float
+        Both at zero, where the slope is negative.
+    t : float
+        What to try first.
+    max_evaluations : int, default=25
+    eps : float, default=2**-52
+        Relative precision of the values.
+
+    Returns
+    -------
+    t, value : float
+        Zero, and the value there, if no lower one was found.
+    """
+    noise = 10 * eps * abs(value)
+    low, high = (0.0, value, slope), None
+    for _ in range(max_evaluations if slope < 0 else 0):
+        point = (t, *evaluate(t))
+        _, new_value, new_slope = point
+        too_far = not new_value <= value + 1e-4 * t * slope
+        if too_far and new_value <= value + noise:
+            # Differences of the values drown in rounding: those of the slopes do not (Hager
+            # and Zhang, 2005).
+            too_far = new_slope > (2e-4 - 1) * slope
+        if not too_far and abs(new_slope) <= 0.9 * abs(slope):
+            return t, new_value
+        if too_far or new_slope >= 0:
+            high = point
+        else:
+            low = point
+        t = _interpolate(low, high) if high is not None else 4 * t
+        if high is not None and high[0] - low[0] <= 1e-12 * high[0]:
+            break
+    return low[0], low[1]
+
+
+def _interpolate(low, high) -> float:
+    """The minimum of the cubic through two points, kept well between them."""
+    (a, fa, ga), (b, fb, gb) = low, high
+    width = b - a
+    t = math.nan
+    if math.isfinite(fb) and math.isfinite(gb):
+        d = ga + gb - 3 * (fb - fa) / width
+        root = math.sqrt(max(d * d - ga * gb, 0.0))
+        if gb - ga + 2 * root != 0:
+            t = b - width * (gb + root - d) / (gb - ga + 2 * root)
+    if math.isnan(t):
+        return a + 0.5 * width
+    return min(max(t, a + 0.05 * width), b - 0.1 * width)
 
 
 class Fisher(torch.optim.Optimizer):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 #: Pairs of nodes that stand for the normal distribution of the logits.
-_N_NODES = 32
+_N_NODES = 64
 
 
 def softplus(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.sparse import csr_array
+from scipy.sparse import csc_array, csr_array
 from torch import Tensor
 
 #: Elements that a pass over the non-zeros holds at a time.
@@ -31,7 +31,7 @@ class SparseMatrix:
     Parameters
     ----------
     matrices : sequence of CSR arrays or matrices of shape (n_samples, n_features)
-        In canonical format: sorted or not, but no entry is stored twice.
+        Sorted or not, but no entry is stored twice.
     device : torch.device or str, default="cpu"
     factor : float, default=1.0
         Multiplies all values.
@@ -229,19 +229,24 @@ class _CPU:
     def __init__(self, matrix: SparseMatrix):
         self.factor = matrix.factor
         self.shape = matrix.shape
-        self.blocks = []  # (first row, last row + 1, CSR matrix of these rows)
         n_threads = torch.get_num_threads()
-        per_block = max(_MIN_PER_THREAD, -(-sum(m.nnz for m in matrix.matrices) // n_threads))
-        offset = 0
-        for m in matrix.matrices:
-            for start, stop in _cut(m.indptr, per_block):
-                rows = slice(offset + start, offset + stop)
-                self.blocks.append((rows, _rows(m, start, stop)))
-            offset += m.shape[0]
+        nnz = sum(m.nnz for m in matrix.matrices)
+        # Each a slice of rows and a matrix: of these rows, or their transpose.
+        self.blocks = list(
+            _row_blocks(matrix.matrices, max(_MIN_PER_THREAD, -(-nnz // n_threads)))
+        )
+        # Each thread's product with a transpose is a vector of all features, to be summed: not
+        # worth it where they are as many as the non-zeros of a block.
+        worth_it = nnz > 8 * n_threads * matrix.shape[1]
+        blocks = self.blocks if worth_it else _row_blocks(matrix.matrices, nnz + 1)
+        self.transposed = [
+            (rows, _compressed(csc_array, m.data, m.indices, m.indptr, m.shape[::-1]))
+            for rows, m in blocks
+        ]
         self._pool = ThreadPoolExecutor(n_threads) if len(self.blocks) > 1 else None
 
-    def _map(self, function):
-        return (self._pool.map if self._pool else map)(function, self.blocks)
+    def _map(self, function, blocks):
+        return (map if len(blocks) == 1 else self._pool.map)(function, blocks)
 
     def multiply(self, weight: Tensor) -> Tensor:
         w = _as_numpy(weight)
@@ -251,15 +256,15 @@ class _CPU:
             rows, matrix = block
             out[rows] = matrix @ w
 
-        for _ in self._map(fill):
+        for _ in self._map(fill, self.blocks):
             pass
         return self._as_tensor(out)
 
     def multiply_transposed(self, grad: Tensor) -> Tensor:
         g = _as_numpy(grad)
-        parts = self._map(lambda block: block[1].T @ g[block[0]])
-        out = next(iter_parts := iter(parts))
-        for part in iter_parts:
+        parts = iter(self._map(lambda block: block[1] @ g[block[0]], self.transposed))
+        out = next(parts)
+        for part in parts:
             out += part
         return self._as_tensor(out)
 
@@ -288,6 +293,22 @@ class _GPU:
         return sum(xt @ part for (_, xt), part in zip(self.pairs, parts, strict=True))
 
 
+def has_duplicates(matrix) -> bool:
+    """Whether a CSR matrix, whose rows need not be sorted, stores an entry more than once."""
+    if matrix.has_canonical_format:
+        return False
+    # Transposing sorts: equal entries come to lie side by side.
+    for start, stop in _cut(matrix.indptr, max(2**20, matrix.shape[1])):
+        block = _rows(matrix, start, stop).tocsc()
+        same = np.diff(block.indices) == 0
+        # Where a column ends, the next one may start with the same row.
+        ends = block.indptr[1:-1] - 1
+        same[ends[(ends >= 0) & (ends < len(same))]] = False
+        if same.any():
+            return True
+    return False
+
+
 def _cut(indptr: np.ndarray, per_block: int) -> list[tuple[int, int]]:
     """Ranges of rows with about so many non-zeros each, and at least one row."""
     n_rows, nnz = len(indptr) - 1, int(indptr[-1])
@@ -297,17 +318,33 @@ def _cut(indptr: np.ndarray, per_block: int) -> list[tuple[int, int]]:
     return list(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
 
 
+def _row_blocks(matrices, per_block: int) -> Iterator[tuple[slice, csr_array]]:
+    """The rows of CSR matrices, one below the other, in blocks of about so many non-zeros."""
+    offset = 0
+    for m in matrices:
+        for start, stop in _cut(m.indptr, per_block):
+            yield slice(offset + start, offset + stop), _rows(m, start, stop)
+        offset += m.shape[0]
+
+
 def _rows(matrix, start: int, stop: int) -> csr_array:
     """Consecutive rows of a CSR matrix, which share its memory."""
     begin, end = matrix.indptr[start], matrix.indptr[stop]
     indptr = matrix.indptr[start : stop + 1] - begin
-    parts = (matrix.data[begin:end], matrix.indices[begin:end], indptr)
-    return csr_array(parts, shape=(stop - start, matrix.shape[1]), copy=False)
+    shape = (stop - start, matrix.shape[1])
+    return _compressed(csr_array, matrix.data[begin:end], matrix.indices[begin:end], indptr, shape)
 
 
 def _with_data(matrix, data: np.ndarray) -> csr_array:
     """A CSR matrix with other values at the same places."""
-    return csr_array((data, matrix.indices, matrix.indptr), shape=matrix.shape, copy=False)
+    return _compressed(csr_array, data, matrix.indices, matrix.indptr, matrix.shape)
+
+
+def _compressed(container, data, indices, indptr, shape):
+    # The constructor would copy what is a small part of a larger array.
+    matrix = container(shape, dtype=data.dtype)
+    matrix.data, matrix.indices, matrix.indptr = data, indices, indptr
+    return matrix
 
 
 def _as_numpy(tensor: Tensor) -> np.ndarray:

@@ -106,8 +106,14 @@ class MarginalizedNet(NeuralNet):
         if self.generator_.device.type == previous.generator_.device.type:
             self.generator_.set_state(previous.generator_.get_state())
 
+    def notify(self, method_name, **cb_kwargs):
+        super().notify(method_name, **cb_kwargs)
+        if method_name == "on_epoch_end" and self.has_converged_:
+            raise StopTraining("converged")  # now that all have seen the epoch
+
     def fit_loop(self, X, y=None, epochs=None, **fit_params):
         self.stop_reason_ = "max_iter"
+        self.has_converged_ = False
         self.best_score_ = None
         try:
             return super().fit_loop(X, y, epochs, **fit_params)
@@ -169,7 +175,6 @@ class MarginalizedNet(NeuralNet):
         if isinstance(optimizer, FisherLBFGS):
 
             def evaluate():
-                optimizer.zero_grad()
                 self.step_ = self.train_step_single(batch)
                 return self.step_["loss"]
 
@@ -242,8 +247,8 @@ class GradientStopping(Callback):
 
     def on_epoch_end(self, net, **kwargs):
         # A step that no longer moves has reached what the precision allows.
-        if net.optimizer_.stalled or float(net.optimizer_.gradient.norm()) <= self.tol:
-            raise StopTraining("converged")
+        if net.optimizer_.stalled or net.optimizer_.decrement <= self.tol:
+            net.has_converged_ = True
 
 
 class Stopping(Callback):
@@ -278,7 +283,7 @@ class Stopping(Callback):
                 weights = net.module_.state_dict()
                 self.best_weights_ = {name: w.clone() for name, w in weights.items()}
         if self.misses_ > self.patience:
-            raise StopTraining("converged")
+            net.has_converged_ = True
 
     def on_train_end(self, net, **kwargs):
         if self.best_weights_ is not None:

@@ -8,6 +8,7 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
+from scipy import sparse
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval
@@ -130,8 +131,8 @@ class BaseMarginalizedEstimator(BaseEstimator, metaclass=ABCMeta):
         elif net.stop_reason_ == "interrupted":
             category = UserWarning
             message = (
-                f"Training was interrupted by the user in iteration {len(net.history) + 1}; the "
-                "estimator keeps the weights it had reached."
+                f"Training was interrupted by the user in {self._step} {len(net.history) + 1}; "
+                "the estimator keeps the weights it had reached."
             )
         elif net.stop_reason_ == "max_iter" and not incremental:
             message = self._not_converged()
@@ -145,6 +146,9 @@ class BaseMarginalizedEstimator(BaseEstimator, metaclass=ABCMeta):
                 )
         if message is not None:
             warnings.warn(message, category, stacklevel=5)
+
+    #: What a step of the training is called.
+    _step = "epoch"
 
     #: Whether sparse data stay sparse, batch by batch.
     _keeps_sparse = False
@@ -170,6 +174,8 @@ class BaseMarginalizedEstimator(BaseEstimator, metaclass=ABCMeta):
                 )
             except ValueError as error:
                 raise ValueError(f"X_unlabeled is not like X: {error}") from error
+            if self._keeps_sparse and sparse.issparse(X) != sparse.issparse(X_unlabeled):
+                X, X_unlabeled = sparse.csr_array(X), sparse.csr_array(X_unlabeled)
         parts = self._split(np.flatnonzero(weight), y, random_state)
         features = self._features(X, device)
         train, *valid = (self._subset(features, y, weight, part, incremental) for part in parts)

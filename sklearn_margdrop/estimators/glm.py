@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
+from sklearn_margdrop.sparse import has_duplicates
 from sklearn_margdrop.training import GradientStopping, MarginalizedNet, Stopping
 from sklearn_margdrop.validation import check_noise, draw_seed
 
@@ -57,6 +58,7 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
     }
 
     _keeps_sparse = True
+    _step = "iteration"
 
     def _check_parameters(self):
         self._noise()
@@ -78,7 +80,7 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
                     f"noise={self.noise!r} makes sparse X dense, so that it cannot be sampled; "
                     "use method='moments', the expectation that sampling estimates."
                 )
-            if not X.has_canonical_format:
+            if has_duplicates(X):
                 X = X.copy()
                 X.sum_duplicates()
         return super()._features(X, device)
@@ -91,8 +93,9 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
             if continuing:
                 self._go_on(net)
             else:
-                self._start(net, rows, at_random=attempt > 0)
+                self._start(net, rows, incremental, at_random=attempt > 0)
             if isinstance(net.optimizer_, FisherLBFGS):
+                net.optimizer_.history_size = self._history_size(net, rows)
                 net.optimizer_.precondition(self._curvature(net, rows.whole))
             net.train(rows, None, 1 if incremental else self.max_iter)
             nets.append(net)
@@ -115,13 +118,10 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
                 else GradientStopping(self.tol * unit**0.5)
             )
         optimizer = {
-            "lbfgs": {
-                "optimizer": FisherLBFGS,
-                "optimizer__history_size": self._history_size(rows, n_outputs),
-            },
-            "sgd": {"optimizer": torch.optim.SGD},
-            "adagrad": {"optimizer": torch.optim.Adagrad},
-            "fisher": {"optimizer": Fisher},
+            "lbfgs": FisherLBFGS,
+            "sgd": torch.optim.SGD,
+            "adagrad": torch.optim.Adagrad,
+            "fisher": Fisher,
         }[self.solver]
         net = MarginalizedNet(
             module__layer_sizes=(n_features, n_outputs),
@@ -140,7 +140,7 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
             device=str(rows.features.device),
             seed=seed,
             verbose=int(self.verbose),
-            **optimizer,
+            optimizer=optimizer,
         )
         return net.initialize()
 
@@ -153,17 +153,18 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
             rate /= max(1.0, rows.features.mean_row_size / 10)
         return rate
 
-    def _history_size(self, rows, n_outputs):
+    def _history_size(self, net, rows):
         """As many pairs of vectors as take about the memory of the data, within reason."""
         elements = max(rows.features.n_stored, _HISTORY_ELEMENTS)
-        return int(np.clip(elements // (2 * rows.features.shape[1] * n_outputs), 5, 100))
+        (linear,) = net.module_.linears
+        return int(np.clip(elements // (2 * linear.weight.numel()), 3, 100))
 
-    def _start(self, net, rows, at_random):
+    def _start(self, net, rows, incremental, at_random):
         """The best constant prediction, or random coefficients of that order of magnitude."""
         (linear,) = net.module_.linears
         with torch.no_grad():
             if self.fit_intercept:
-                linear.bias.copy_(net.criterion_.family.link(self._mean_target(rows)))
+                linear.bias.copy_(net.criterion_.family.link(self._mean_target(rows, incremental)))
             if at_random:
                 information, *_ = net.criterion_.mean_curvature(net.module_, rows.whole)
                 draw = torch.randn(information.shape, generator=net.order_generator_)

@@ -49,9 +49,12 @@ class LabelTarget(ClassifierMixin):
         counts = torch.bincount(codes, weights=weight, minlength=len(self.classes_))
         return counts / counts.sum()
 
-    def _mean_target(self, rows):
+    def _mean_target(self, rows, incremental):
         """The share of each class, or of the second of two, and never 0 or 1."""
-        share = self._shares(rows).clamp(1e-3, 1 - 1e-3)
+        share = self._shares(rows)
+        if incremental:  # a chunk is a sample of classes that it need not all hold
+            share = (share * len(rows) + 1) / (len(rows) + len(share))
+        share = share.clamp(1e-3, 1 - 1e-3)
         return share[1:] if len(share) == 2 else share
 
     def _scorer(self):
@@ -144,7 +147,7 @@ class NumberTarget(RegressorMixin):
     def _scorer(self):
         return partial(_explained_deviance, self._target_family())
 
-    def _mean_target(self, rows):
+    def _mean_target(self, rows, incremental):
         """The mean of each column, in the range of the family's means."""
         weight = torch.ones_like(rows.y[:, 0]) if rows.weight is None else rows.weight
         mean = (weight / weight.sum()) @ rows.y
