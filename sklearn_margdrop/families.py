@@ -241,7 +241,7 @@ class Categorical(Family):
         o = eta.softmax(-1)
         n_classes = eta.shape[-1]
         if isinstance(variance, SparseMatrix):
-            return variance.sum_over_values(_spread, weight, o).squeeze(-1)
+            return variance.spread(weight, o)
         if n_classes > _MAX_PAIRED_CLASSES:
             separate = (o * (variance @ weight.square().mT)).sum(-1)
             if variance.shape[-2] == 1:  # the same for all rows, whose number may be large
@@ -271,9 +271,3 @@ class Categorical(Family):
         # Where next to no variance is left, the ratio is of no account but must stay finite.
         scale = second_order / (independent + torch.finfo(eta.dtype).eps ** 2)
         return logsumexp_gap(eta, scale.unsqueeze(-1) * variance)
-
-
-def _spread(variance, weight, o):
-    """The variance of a class's weight, drawn with the probabilities `o`, times `variance`."""
-    deviation = weight - (o * weight).sum(-1, keepdim=True)
-    return variance * (o * deviation.square()).sum(-1, keepdim=True)

@@ -123,22 +123,50 @@ class SparseMatrix:
         ]
         return SparseMatrix(matrices, self.device)
 
-    def sum_over_values(self, function, weight: Tensor, *row_tensors: Tensor) -> Tensor:
-        """Sums of ``function(x_ij, w_j, *rows_i)`` over the stored values of each row i.
+    def sum_over_values(self, function, weight: Tensor) -> Tensor:
+        """Sums of ``function(x_ij, w_kj)`` over the stored values of each row i.
 
         Parameters
         ----------
         function : callable
-            Takes values of shape (m, 1), weights of shape (m, K) and rows of `row_tensors`, and
-            returns a tensor of shape (m, p).
+            Elementwise, of values of shape (m, 1) and weights of shape (m, K).
         weight : Tensor of shape (K, n_features)
-        *row_tensors : Tensor of shape (n_samples, ...)
 
         Returns
         -------
-        Tensor of shape (n_samples, p)
+        Tensor of shape (n_samples, K)
         """
-        return _SumOverValues.apply(self, function, weight, *row_tensors)
+        return _SumOverValues.apply(self, function, weight)
+
+    def spread(self, weight: Tensor, o: Tensor) -> Tensor:
+        """Sums over j of x_ij times the variance of w_kj over classes k of probability o_ik.
+
+        Parameters
+        ----------
+        weight : Tensor of shape (K, n_features)
+        o : Tensor of shape (n_samples, K)
+
+        Returns
+        -------
+        Tensor of shape (n_samples,)
+        """
+        return _Spread.apply(self, weight, o)
+
+    def times_means(self, columns: Tensor, o: Tensor) -> tuple[SparseMatrix, Tensor]:
+        """The matrix of x_ij a_ij and the sums over j of x_ij a_ij^2, with a_ij = o_i . w_j.
+
+        `columns` has the shape (n_features, K), `o` the shape (n_samples, K).
+        """
+        values, sums = [], self.new_zeros(len(self))
+        for value, column, row in self.value_blocks(columns.shape[1]):
+            mean = (columns[column] * o[row]).sum(-1)
+            product = value[:, 0] * mean
+            sums.index_add_(0, row, product * mean)
+            values.append(product.cpu().numpy())
+        values = np.concatenate(values)
+        ends = np.cumsum([m.nnz for m in self.matrices])[:-1]
+        parts = zip(self.matrices, np.split(values, ends), strict=True)
+        return SparseMatrix([_with_data(m, part) for m, part in parts], self.device), sums
 
     def value_blocks(self, width: int) -> Iterator[ValueBlock]:
         """The stored values in blocks of whole rows, for work on `width` numbers a value."""
@@ -194,33 +222,51 @@ class _SumOverValues(torch.autograd.Function):
     """Nothing of the size of the matrix is kept: the backward pass computes the terms again."""
 
     @staticmethod
-    def forward(ctx, matrix, function, weight, *row_tensors):
+    def forward(ctx, matrix, function, weight):
         ctx.matrix, ctx.function = matrix, function
-        ctx.save_for_backward(weight, *row_tensors)
+        ctx.save_for_backward(weight)
         columns = weight.mT.contiguous()
-        out = None
+        out = matrix.new_zeros(len(matrix), len(weight))
         for value, column, row in matrix.value_blocks(len(weight)):
-            terms = function(value, columns[column], *(each[row] for each in row_tensors))
-            if out is None:
-                out = matrix.new_zeros(len(matrix), terms.shape[1])
-            out.index_add_(0, row, terms)
+            out.index_add_(0, row, function(value, columns[column]))
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        weight, *row_tensors = ctx.saved_tensors
+        (weight,) = ctx.saved_tensors
         columns = weight.mT.contiguous()
-        grads = [torch.zeros_like(each) for each in (columns, *row_tensors)]
+        total = torch.zeros_like(columns)
         for value, column, row in ctx.matrix.value_blocks(len(weight)):
-            inputs = [columns[column], *(each[row] for each in row_tensors)]
+            w = columns[column]
             with torch.enable_grad():
-                inputs = [each.detach().requires_grad_() for each in inputs]
-                terms = ctx.function(value, *inputs)
-            parts = torch.autograd.grad(terms, inputs, grad[row])
-            indices = [column] + [row] * len(row_tensors)
-            for total, part, index in zip(grads, parts, indices, strict=True):
-                total.index_add_(0, index, part)
-        return None, None, grads[0].mT, *grads[1:]
+                w.requires_grad_()
+                terms = ctx.function(value, w)
+            (part,) = torch.autograd.grad(terms, w, grad[row])
+            total.index_add_(0, column, part)
+        return None, None, total.mT
+
+
+class _Spread(torch.autograd.Function):
+    """The mean of the squares less the square of the mean, by products of sparse matrices."""
+
+    @staticmethod
+    def forward(ctx, matrix, weight, o):
+        columns = weight.mT.contiguous()
+        squares = matrix._kernel.multiply(columns.square())
+        ctx.matrix = matrix
+        ctx.times_means, sums = matrix.times_means(columns, o)
+        ctx.save_for_backward(columns, o, squares, sums)
+        return ((o * squares).sum(-1) - sums).clamp_min_(0)
+
+    @staticmethod
+    def backward(ctx, grad):
+        columns, o, squares, sums = ctx.saved_tensors
+        grad = grad.unsqueeze(-1)
+        by_o = squares - 2 * ctx.times_means._kernel.multiply(columns) + sums.unsqueeze(-1)
+        shares = grad * o
+        by_columns = columns * ctx.matrix._kernel.multiply_transposed(shares)
+        by_columns -= ctx.times_means._kernel.multiply_transposed(shares)
+        return None, 2 * by_columns.mT, grad * by_o
 
 
 class _CPU:

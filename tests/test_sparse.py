@@ -171,22 +171,28 @@ def test_resample_draws_values_that_are_not_zero():
 
 @devices
 def test_sums_over_values_and_their_gradients(small_blocks, device):
-    x = dense_matrix().to(device)
+    x = dense_matrix().abs().to(device)
     matrix = SparseMatrix([sp.csr_array(x.cpu().numpy())], device, factor=2.0)
 
-    def function(value, w, o):
-        return torch.sin(value * w) * o
-
     def dense(w, o):
-        return (torch.sin(2 * x[:, None] * w) * o.unsqueeze(-1)).sum(-1)
+        return torch.sin(2 * x[:, None] * w).sum(-1), spread(2 * x, w, o)
+
+    def sparse(w, o):
+        sums = matrix.sum_over_values(lambda value, w: torch.sin(value * w), w)
+        return sums, matrix.spread(w, o)
+
+    def spread(x, w, o):
+        mean = (o[:, :, None] * w).sum(1, keepdim=True)
+        return (x * (o[:, :, None] * (w - mean) ** 2).sum(1)).sum(-1)
 
     results = []
-    for compute in (dense, lambda w, o: matrix.sum_over_values(function, w, o)):
+    for compute in (dense, sparse):
         w = randn(3, SHAPE[1], seed=1).to(device).requires_grad_()
-        o = randn(SHAPE[0], 3, seed=2).to(device).requires_grad_()
-        out = compute(w, o)
-        (out * randn(SHAPE[0], 3, seed=3).to(device)).sum().backward()
-        results.append((out.detach(), w.grad, o.grad))
+        logits = randn(SHAPE[0], 3, seed=2).to(device).requires_grad_()
+        sums, spreads = compute(w, logits.softmax(-1))
+        (sums * randn(SHAPE[0], 3, seed=3).to(device)).sum().backward(retain_graph=True)
+        (spreads * randn(SHAPE[0], seed=4).to(device)).sum().backward()
+        results.append((sums.detach(), spreads.detach(), w.grad, logits.grad))
     for by_hand, found in zip(*results, strict=True):
         torch.testing.assert_close(found, by_hand, **EXACT)
 

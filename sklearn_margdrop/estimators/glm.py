@@ -20,8 +20,9 @@ from sklearn_margdrop.validation import check_noise, draw_seed
 #: The first step sizes that "auto" stands for.
 _LEARNING_RATES = {"lbfgs": 1.0, "sgd": 0.1, "adagrad": 0.1, "fisher": 0.5}
 
-#: The history of L-BFGS may always take so many numbers.
-_HISTORY_ELEMENTS = 2**20
+#: The history of L-BFGS may take so many numbers where the data are small, and so many where it
+#: is several outputs that make the coefficients many.
+_HISTORY_ELEMENTS = 2**20, 2**25
 
 #: Epochs without progress after which an online solver ends.
 _PATIENCE = 5
@@ -155,8 +156,9 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
 
     def _history_size(self, net, rows):
         """As many pairs of vectors as take about the memory of the data, within reason."""
-        elements = max(rows.features.n_stored, _HISTORY_ELEMENTS)
         (linear,) = net.module_.linears
+        n_stored, floor, ceiling = rows.features.n_stored, *_HISTORY_ELEMENTS
+        elements = max(n_stored, floor, min(n_stored * linear.out_features, ceiling))
         return int(np.clip(elements // (2 * linear.weight.numel()), 3, 100))
 
     def _start(self, net, rows, incremental, at_random):

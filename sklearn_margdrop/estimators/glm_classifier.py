@@ -57,7 +57,7 @@ class MarginalizedDropoutGLMClassifier(LabelTarget, BaseMarginalizedGLM):
         `"fisher"`, the dropout-Fisher update of W, which divides the gradient by the Fisher
         information of the rows seen so far.
 
-    max_iter : int, default=200
+    max_iter : int, default=500
         Largest number of iterations of L-BFGS, or of epochs of an online solver.
 
     tol : float, default=5e-4
@@ -181,7 +181,7 @@ class MarginalizedDropoutGLMClassifier(LabelTarget, BaseMarginalizedGLM):
         alpha=1e-4,
         fit_intercept=True,
         solver="lbfgs",
-        max_iter=200,
+        max_iter=500,
         tol=5e-4,
         n_restarts=0,
         learning_rate_init="auto",
