@@ -124,7 +124,7 @@ class Objective(nn.Module):
             weight[n_labeled:] /= len(batch.x) - n_labeled
         curvature = self.family.curvature(network(batch.x)) * weight.unsqueeze(-1)
         values = apply_elementwise(batch.x, function)
-        if len(values) == 1:  # which stands for all rows
+        if isinstance(values, Tensor) and len(values) == 1:  # which stands for all rows
             coefficients = curvature.sum(0).unsqueeze(-1) * values
         else:
             coefficients = (values.mT @ curvature).mT

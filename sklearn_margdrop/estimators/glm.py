@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -18,7 +19,7 @@ from sklearn_margdrop.training import GradientStopping, MarginalizedNet, Stoppin
 from sklearn_margdrop.validation import check_noise, draw_seed
 
 #: The first step sizes that "auto" stands for.
-_LEARNING_RATES = {"lbfgs": 1.0, "sgd": 0.1, "adagrad": 0.1, "fisher": 0.5}
+_LEARNING_RATES = {"lbfgs": 1.0, "sgd": 0.1, "adagrad": 0.1, "fisher": 1.0}
 
 #: The history of L-BFGS may take so many numbers where the data are small, and so many where it
 #: is several outputs that make the coefficients many.
@@ -95,6 +96,8 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
                 self._go_on(net)
             else:
                 self._start(net, rows, incremental, at_random=attempt > 0)
+            if isinstance(net.optimizer_, Fisher) and self.learning_rate_init == "auto":
+                self._damp(net, rows.whole, rows.features.mean_row_size)
             if isinstance(net.optimizer_, FisherLBFGS):
                 net.optimizer_.history_size = self._history_size(net, rows)
                 net.optimizer_.precondition(self._curvature(net, rows.whole))
@@ -110,6 +113,7 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
         family, n_outputs = self._family()
         n_features = rows.features.shape[1]
         online = self.solver != "lbfgs"
+        rate = self.learning_rate_init
         callbacks = []
         if not incremental:
             unit = self._loss_unit(rows)
@@ -133,7 +137,7 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
             criterion__family=family,
             criterion__method=self.method,
             criterion__alpha=float(self.alpha),
-            lr=self._learning_rate(rows),
+            lr=float(_LEARNING_RATES[self.solver] if rate == "auto" else rate),
             batch_size=int(self.batch_size) if online else None,
             shuffle=True,
             predict_nonlinearity=family.mean,
@@ -145,14 +149,20 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
         )
         return net.initialize()
 
-    def _learning_rate(self, rows):
-        if self.learning_rate_init != "auto":
-            return float(self.learning_rate_init)
-        rate = _LEARNING_RATES[self.solver]
-        if self.solver == "fisher":
-            # The coordinates of a row move as if each were alone, and overshoot together.
-            rate /= max(1.0, rows.features.mean_row_size / 10)
-        return rate
+    def _damp(self, net, batch, n_rows):
+        """Let the Fisher solver start as if it had seen each feature in so many rows.
+
+        The coordinates of a row move as if each were alone, and would overshoot together: it
+        takes about as many rows as a row has features until they have learned of each other.
+        """
+        if any(state["sum"].any() for state in net.optimizer_.state.values()):
+            return  # it goes on from the information of an earlier call
+        curvature = partial(net.criterion_.mean_curvature, net.module_, batch)
+        squares, *intercept = curvature()
+        occurrences, *_ = curvature(lambda x: x.sign().square())
+        typical = squares.sum() / occurrences.sum().clamp_min(torch.finfo(squares.dtype).tiny)
+        by_feature = torch.where(occurrences > 0, squares / occurrences, typical)
+        net.optimizer_.accumulate([by_feature * curvature(torch.ones_like)[0], *intercept], n_rows)
 
     def _history_size(self, net, rows):
         """As many pairs of vectors as take about the memory of the data, within reason."""

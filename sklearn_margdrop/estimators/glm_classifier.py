@@ -71,8 +71,9 @@ class MarginalizedDropoutGLMClassifier(LabelTarget, BaseMarginalizedGLM):
         be convex. See `restart_objectives_`.
 
     learning_rate_init : float or "auto", default="auto"
-        Step size of an online solver. `"auto"` is 0.1 for `"sgd"` and `"adagrad"`; for `"fisher"`
-        it is 0.5, or 5 over the features that a row holds on average if these are more than 10.
+        Step size of an online solver. `"auto"` is 0.1 for `"sgd"` and `"adagrad"`. For `"fisher"`
+        it is 1, with the accumulated information starting from that of as many rows as a row
+        holds features; a number is the step size of W's update as it stands.
 
     batch_size : int, default=100
         Largest number of rows in a batch of an online solver; the rows are cut into batches of

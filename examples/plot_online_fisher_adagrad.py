@@ -1,0 +1,82 @@
+"""
+Two diagonals of one stream: dropout-Fisher and AdaGrad
+=======================================================
+
+Both online solvers divide the gradient by a diagonal that they accumulate. ``solver="fisher"``
+adds up the Fisher information of the rows, A'' x^2, which is also what scales the dropout penalty;
+``solver="adagrad"`` adds up squared gradients and divides by the root. Where the model is right
+about its own uncertainty, the expectation of a squared gradient *is* the Fisher information, so on
+a stream that it has learned the two diagonals meet.
+"""
+
+# %%
+# A stream of sparse rows, some features being far more frequent than others, learned by
+# `partial_fit` in chunks. Batches hold one row, so that each squared gradient is that of a row.
+
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy import sparse
+
+from sklearn_margdrop import MarginalizedDropoutGLMClassifier
+
+n_rows, n_features, chunk = 6000, 60, 250
+rng = np.random.RandomState(0)
+frequency = np.logspace(-0.3, -2, n_features)
+X = sparse.csr_array((rng.uniform(size=(n_rows, n_features)) < frequency).astype(float))
+true_coef = rng.normal(size=n_features)
+probability = 1 / (1 + np.exp(-(X @ true_coef)))
+y = (rng.uniform(size=n_rows) < probability).astype(int)
+
+models = {
+    solver: MarginalizedDropoutGLMClassifier(
+        solver=solver, retain_rate=1.0, alpha=0.0, batch_size=1, random_state=0
+    )
+    for solver in ("fisher", "adagrad")
+}
+seen, distance = [], []
+losses = {solver: [] for solver in models}
+for start in range(0, n_rows, chunk):
+    rows = slice(start, start + chunk)
+    for solver, model in models.items():
+        if start:  # each chunk is predicted before it is learned
+            p = model.predict_proba(X[rows])[np.arange(chunk), y[rows]]
+            losses[solver].append(-np.log(p).mean())
+        model.partial_fit(X[rows], y[rows], classes=[0, 1])
+    seen.append(start + chunk)
+    state = models["adagrad"].net_.optimizer_.state
+    squares = next(iter(state.values()))["sum"].numpy()[0] / seen[-1]
+    fisher = models["fisher"].fisher_diagonal_[0]
+    occurred = (squares > 0) & (fisher > 0)
+    distance.append(np.median(np.abs(np.log(squares[occurred] / fisher[occurred]))))
+
+# %%
+# On the left the two diagonals at the end, feature by feature; in the middle the typical distance
+# between them along the stream; on the right how well each solver predicts what comes next.
+
+exact = (X.power(2).T @ (probability * (1 - probability))) / n_rows
+print(f"median ratio of the two diagonals after {n_rows} rows: {np.median(squares / fisher):.3f}")
+print(
+    f"median ratio of either to the true information: {np.median(fisher / exact):.3f} (Fisher), "
+    f"{np.median(squares / exact):.3f} (AdaGrad)"
+)
+
+figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
+left.loglog(exact, fisher, "o", markersize=4, label="Fisher: mean of A'' x²")
+left.loglog(exact, squares, "x", markersize=5, label="AdaGrad: mean of g²")
+left.plot(exact, exact, "k", linewidth=0.8)
+left.set(xlabel="true Fisher information", ylabel="accumulated diagonal", title="at the end")
+left.legend(fontsize="small")
+middle.plot(seen, distance)
+middle.set(
+    xlabel="rows seen",
+    ylabel="median |log ratio|",
+    title="distance of the diagonals",
+    ylim=(0, None),
+)
+for solver, values in losses.items():
+    right.plot(seen[1:], values, label=solver)
+entropy = -(probability * np.log(probability) + (1 - probability) * np.log(1 - probability)).mean()
+right.axhline(entropy, color="k", linewidth=0.8, label="best possible")
+right.set(xlabel="rows seen", ylabel="log loss of the next chunk", title="progressive validation")
+right.legend(fontsize="small")
+plt.show()
