@@ -77,11 +77,6 @@ class Features:
         return self.shape[0]
 
     @property
-    def mean_row_size(self) -> float:
-        """The number of features that a row stores on average."""
-        return self.rows.nnz / len(self) if hasattr(self.rows, "nnz") else self.shape[1]
-
-    @property
     def n_stored(self) -> int:
         """The numbers that the rows take in memory; an index counts as half a number."""
         return (

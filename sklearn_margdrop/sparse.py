@@ -168,8 +168,8 @@ class SparseMatrix:
         parts = zip(self.matrices, np.split(values, ends), strict=True)
         return SparseMatrix([_with_data(m, part) for m, part in parts], self.device), sums
 
-    def value_blocks(self, width: int) -> Iterator[ValueBlock]:
-        """The stored values in blocks of whole rows, for work on `width` numbers a value."""
+    def value_blocks(self, width: int) -> Iterator[tuple[Tensor, ...]]:
+        """Values (m, 1), columns (m,) and rows (m,), in blocks for `width` numbers a value."""
         offset = 0
         for matrix in self.matrices:
             for start, stop in _cut(matrix.indptr, max(1, _BLOCK_ELEMENTS // width)):
@@ -179,7 +179,7 @@ class SparseMatrix:
                 value = matrix.data[begin:end, None] * self.factor
                 column = matrix.indices[begin:end].astype(np.int64)
                 parts = (torch.from_numpy(part).to(self.device) for part in (value, column, row))
-                yield ValueBlock(*parts)
+                yield tuple(parts)
             offset += matrix.shape[0]
 
 
@@ -197,14 +197,6 @@ class Transposed(NamedTuple):
 
     def __matmul__(self, other: Tensor) -> Tensor:
         return self.matrix._kernel.multiply_transposed(other)
-
-
-class ValueBlock(NamedTuple):
-    """Stored values of shape (m, 1), and the column and row of each, of shape (m,)."""
-
-    value: Tensor
-    column: Tensor
-    row: Tensor
 
 
 class _Product(torch.autograd.Function):

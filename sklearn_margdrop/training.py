@@ -97,7 +97,7 @@ class MarginalizedNet(NeuralNet):
     def take_over(self, previous: MarginalizedNet):
         """Go on from the weights, optimiser, random streams and history of another net."""
         self.module_.load_state_dict(previous.module_.state_dict())
-        self.history = copy.deepcopy(previous.history)
+        self.history = copy.copy(previous.history)
         if type(self.optimizer_) is type(previous.optimizer_):
             state = previous.optimizer_.state_dict()["state"]
             self.optimizer_.load_state_dict(self.optimizer_.state_dict() | {"state": state})
@@ -181,7 +181,7 @@ class MarginalizedNet(NeuralNet):
             optimizer.step(evaluate)
             return self.step_
         if isinstance(optimizer, Fisher):
-            information = self.criterion_.mean_curvature(self.module_, batch)
+            information = self.criterion_.mean_curvature(self.module_, batch, penalty=True)
             information[0] += self.criterion_.alpha  # the curvature of the L2 penalty
             optimizer.accumulate(information, len(batch.y))
         return super().train_step(batch, **fit_params)

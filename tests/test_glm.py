@@ -358,6 +358,17 @@ def test_restarts_keep_the_best(text):
     assert np.ptp(convex.restart_objectives_) < 1e-6
 
 
+def test_restarts_leave_features_alone_that_never_occur(text):
+    X, y, *_ = text
+    X = sp.hstack([X, sp.csr_array((len(y), 3))]).tocsr()
+    for solver in ("lbfgs", "sgd"):
+        model = MarginalizedDropoutGLMClassifier(
+            alpha=0.0, n_restarts=2, solver=solver, random_state=0, tol=1e-2
+        ).fit(X, y)
+        assert_array_equal(model.coef_[0, -3:], 0)
+        assert model.restart_objectives_.max() < 5
+
+
 # Unlabelled rows
 
 
@@ -480,6 +491,56 @@ def test_fit_with_an_online_solver_approaches_lbfgs(text, solver):
         model.fit(X, y)
     assert model.loss_curve_[-1] < best.objective_ + 0.02
     assert np.corrcoef(model.coef_[0], best.coef_[0])[0, 1] > 0.97
+
+
+@pytest.mark.parametrize("solver", ONLINE)
+def test_rare_counts_and_chunks_of_zeros(solver):
+    rng = np.random.RandomState(0)
+    X = (rng.uniform(size=(2000, 30)) < 0.1).astype(float)
+    for rate in (0.01, 0.5, 20.0):
+        y = rng.poisson(rate * np.exp(0.3 * X @ rng.normal(size=30)))
+        first = 100 if solver == "fisher" else 5  # a wrong start misleads its information
+        y[:5] *= rate > 1
+        model = MarginalizedDropoutGLMRegressor(family="poisson", solver=solver, random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            whole = clone(model).set_params(max_iter=30).fit(sp.csr_array(X), y)
+        assert whole.predict(X).mean() == pytest.approx(y.mean(), rel=0.5)
+        model.partial_fit(X[:first], y[:first])
+        for start in range(first, 2000, 50):
+            model.partial_fit(X[start : start + 50], y[start : start + 50])
+        assert np.isfinite(model.coef_).all()
+        assert model.predict(X).mean() < 10 * y.mean()
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", *ONLINE])
+def test_units_of_the_target_do_not_matter(solver):
+    X, y = targets("normal")
+    plain, large = (
+        MarginalizedDropoutGLMRegressor(solver=solver, random_state=0).fit(X, unit * y)
+        for unit in (1.0, 1e4)
+    )
+    assert plain.score(X, y) > 0.4
+    assert_allclose(large.coef_, 1e4 * plain.coef_, rtol=1e-4, atol=1)
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", *ONLINE])
+def test_sparse_and_dense_rows_take_the_same_steps(text, solver):
+    X, y, *_ = text
+    dense, sparse = (
+        MarginalizedDropoutGLMClassifier(solver=solver, random_state=0, tol=1e-2).fit(rows, y)
+        for rows in (X.toarray(), X)
+    )
+    assert_allclose(sparse.coef_, dense.coef_, rtol=1e-6, atol=1e-9)
+    assert_allclose(sparse.fisher_diagonal_, dense.fisher_diagonal_, rtol=1e-6)
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", *ONLINE])
+def test_constant_targets_are_fitted_without_a_warning(solver):
+    X, _ = counts(60)
+    for family, value in (("normal", 3.0), ("poisson", 2.0)):
+        model = MarginalizedDropoutGLMRegressor(family=family, solver=solver, random_state=0)
+        assert_allclose(model.fit(X, np.full(60, value)).predict(X), value, rtol=1e-6)
 
 
 # Going on

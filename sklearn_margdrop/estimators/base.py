@@ -22,6 +22,9 @@ from sklearn_margdrop.validation import (
     to_tensor,
 )
 
+#: Attributes of which a fitted estimator has one.
+_FITTED = {"net_", "coef_"}
+
 
 class BaseMarginalizedEstimator(BaseEstimator, metaclass=ABCMeta):
     """Base of all estimators.
@@ -112,7 +115,7 @@ class BaseMarginalizedEstimator(BaseEstimator, metaclass=ABCMeta):
             )
             net = self._train(rows, valid, random_state, continuing, incremental)
             if net.stop_reason_ == "diverged" and net.best_score_ is None:
-                kept = " What was fitted before is kept." if "net_" in before else ""
+                kept = " What was fitted before is kept." if before.keys() & _FITTED else ""
                 raise ValueError(self._diverged(net) + kept)
         except BaseException:
             # What was fitted before is as good as ever.
@@ -137,8 +140,8 @@ class BaseMarginalizedEstimator(BaseEstimator, metaclass=ABCMeta):
         elif net.stop_reason_ == "max_iter" and not incremental:
             message = self._not_converged()
         elif net.stop_reason_ == "converged":
-            objective, constant = self.loss_curve_[-1], self._constant_loss(rows)
-            if objective > 1.1 * constant:
+            objective, constant = self.loss_curve_[-1], abs(self._constant_loss(rows))
+            if objective > 1.1 * constant + self.tol * self._loss_unit(rows):
                 message = (
                     f"Training ended at an objective of {objective:.3g}, which is worse than a "
                     f"constant prediction ({constant:.3g}). Scale the features (StandardScaler "

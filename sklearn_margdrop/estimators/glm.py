@@ -12,6 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from sklearn_margdrop.batches import Rows, blocks
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
 from sklearn_margdrop.sparse import has_duplicates
@@ -97,7 +98,7 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
             else:
                 self._start(net, rows, incremental, at_random=attempt > 0)
             if isinstance(net.optimizer_, Fisher) and self.learning_rate_init == "auto":
-                self._damp(net, rows.whole, rows.features.mean_row_size)
+                self._damp(net, rows, incremental)
             if isinstance(net.optimizer_, FisherLBFGS):
                 net.optimizer_.history_size = self._history_size(net, rows)
                 net.optimizer_.precondition(self._curvature(net, rows.whole))
@@ -113,7 +114,6 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
         family, n_outputs = self._family()
         n_features = rows.features.shape[1]
         online = self.solver != "lbfgs"
-        rate = self.learning_rate_init
         callbacks = []
         if not incremental:
             unit = self._loss_unit(rows)
@@ -137,7 +137,7 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
             criterion__family=family,
             criterion__method=self.method,
             criterion__alpha=float(self.alpha),
-            lr=float(_LEARNING_RATES[self.solver] if rate == "auto" else rate),
+            lr=self._learning_rate(family, rows),
             batch_size=int(self.batch_size) if online else None,
             shuffle=True,
             predict_nonlinearity=family.mean,
@@ -149,20 +149,61 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
         )
         return net.initialize()
 
-    def _damp(self, net, batch, n_rows):
-        """Let the Fisher solver start as if it had seen each feature in so many rows.
+    def _learning_rate(self, family, rows):
+        if self.solver == "lbfgs" or self.learning_rate_init != "auto":
+            return float(1.0 if self.solver == "lbfgs" else self.learning_rate_init)
+        rate = _LEARNING_RATES[self.solver]
+        if self.solver == "adagrad":
+            return rate * self._target_scale(rows)  # its steps know nothing of the gradient's size
+        if self.solver == "sgd":
+            mean = self._mean_target(rows, incremental=True)
+            return rate / max(1.0, float(family.curvature(family.link(mean)).max()))
+        return rate
 
-        The coordinates of a row move as if each were alone, and would overshoot together: it
-        takes about as many rows as a row has features until they have learned of each other.
+    def _damp(self, net, rows, incremental):
+        """Let the Fisher solver start as if it had seen as many batches as a row has features.
+
+        The coordinates of a row move as if each were alone, and would overshoot together until
+        they have learned of each other. A feature counts as having been in at least one row.
         """
         if any(state["sum"].any() for state in net.optimizer_.state.values()):
             return  # it goes on from the information of an earlier call
-        curvature = partial(net.criterion_.mean_curvature, net.module_, batch)
-        squares, *intercept = curvature()
-        occurrences, *_ = curvature(lambda x: x.sign().square())
-        typical = squares.sum() / occurrences.sum().clamp_min(torch.finfo(squares.dtype).tiny)
+        block = slice(0, len(rows))
+        if not hasattr(rows.features.rows, "toarray"):
+            block = blocks(len(rows), rows.features.shape[1])[0]
+        batch = rows.batch(block)
+        mean_curvature = partial(net.criterion_.mean_curvature, net.module_, batch)
+        squares, *intercept = mean_curvature()
+        occurrences, *_ = mean_curvature(lambda x: x.sign().square())
+        curvature = mean_curvature(torch.ones_like)[0].mean(1)
+        tiny = torch.finfo(squares.dtype).tiny
+        typical = squares.sum() / occurrences.sum().clamp_min(tiny)
         by_feature = torch.where(occurrences > 0, squares / occurrences, typical)
-        net.optimizer_.accumulate([by_feature * curvature(torch.ones_like)[0], *intercept], n_rows)
+        row_size = float((occurrences.sum(1) / curvature.clamp_min(tiny)).mean().clamp_min(1.0))
+        # What happens rarely has little information, but is a large surprise when it does.
+        information = by_feature * curvature.clamp_min(0.25).unsqueeze(1)
+        n_rows = self.batch_size if incremental else min(len(rows), self.batch_size)
+        information = torch.maximum(n_rows * squares, information)
+        intercept = [torch.clamp_min(n_rows * each, 0.25) for each in intercept]
+        net.optimizer_.accumulate([information, *intercept], row_size)
+
+    def _information(self, net, rows):
+        """The diagonal of the Fisher information of the coefficients, over the penalty's rows."""
+        mean_curvature = partial(net.criterion_.mean_curvature, net.module_)
+        if self.solver == "lbfgs" or hasattr(rows.features.rows, "toarray"):
+            return mean_curvature(rows.whole, penalty=True)[0]
+        parts, shares = [rows], [1.0]
+        if rows.unlabeled is not None:
+            nothing = rows.y.new_zeros(len(rows.unlabeled))
+            parts.append(Rows(rows.unlabeled, nothing))
+            share = rows.unlabeled_share
+            shares = [1 - share, share * rows.unlabeled_weight]
+        total = 0.0
+        for part, share in zip(parts, shares, strict=True):
+            for block in blocks(len(part), rows.features.shape[1]):
+                batch = part.batch(block)
+                total = total + share * len(batch.y) / len(part) * mean_curvature(batch)[0]
+        return total
 
     def _history_size(self, net, rows):
         """As many pairs of vectors as take about the memory of the data, within reason."""
@@ -178,22 +219,28 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
             if self.fit_intercept:
                 linear.bias.copy_(net.criterion_.family.link(self._mean_target(rows, incremental)))
             if at_random:
-                information, *_ = net.criterion_.mean_curvature(net.module_, rows.whole)
+                information = self._information(net, rows)
                 draw = torch.randn(information.shape, generator=net.order_generator_)
-                # One standard deviation of noise in the predictions, if features are independent.
-                scale = (information * linear.in_features).clamp_min(1e-12).rsqrt()
-                linear.weight.copy_(draw.to(scale) * scale)
+                # Predictions vary by about one, if features are independent; those that do not
+                # occur stay out of it.
+                scale = (information * linear.in_features).rsqrt()
+                linear.weight.copy_(torch.where(information > 0, draw.to(scale) * scale, 0.0))
 
     def _go_on(self, net):
         """From the fitted coefficients, which may have been set by hand."""
         (linear,) = net.module_.linears
-        coef = np.atleast_2d(self._dense_coef())
+        coef = torch.tensor(np.atleast_2d(self._dense_coef()))
+        if coef.shape != linear.weight.shape:
+            raise ValueError(
+                f"coef_ has the shape {tuple(coef.shape)}, but the data need "
+                f"{tuple(linear.weight.shape)}. Start anew: call fit with warm_start=False."
+            )
         if hasattr(self, "net_") and self.net_.module__fit_intercept == self.fit_intercept:
             net.take_over(self.net_)
         with torch.no_grad():
-            linear.weight.copy_(torch.from_numpy(coef))
+            linear.weight.copy_(coef)
             if self.fit_intercept:
-                linear.bias.copy_(torch.from_numpy(np.atleast_1d(self.intercept_)))
+                linear.bias.copy_(torch.tensor(np.atleast_1d(self.intercept_)))
 
     def _curvature(self, net, batch):
         """The diagonal of the Hessian at the start, for each parameter."""
@@ -216,8 +263,7 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
         self.loss_curve_ = [epoch["train_loss"] for epoch in net.history]
         self.objective_ = self.loss_curve_[-1] if self.loss_curve_ else np.nan
         self.penalty_ = net.history[-1, "penalty"] if self.loss_curve_ else np.nan
-        information, *_ = net.criterion_.mean_curvature(net.module_, rows.whole, penalty=True)
-        information = self._as_fitted(information.cpu().numpy())
+        information = self._as_fitted(self._information(net, rows).cpu().numpy())
         seen = self._n_rows_seen if incremental and hasattr(self, "fisher_diagonal_") else 0
         self._n_rows_seen = seen + len(rows)
         if seen:
@@ -252,7 +298,8 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
         """Convert `coef_` to a sparse array, and let go of the net with the dense ones.
 
         Worth it where most coefficients are zero: those of features that never occurred, as under
-        `HashingVectorizer`. Predictions stay the same, and training can go on.
+        `HashingVectorizer`. Predictions stay the same. Training can go on from the coefficients,
+        but with a new optimiser and a new record.
 
         Returns
         -------

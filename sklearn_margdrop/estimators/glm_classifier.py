@@ -68,12 +68,14 @@ class MarginalizedDropoutGLMClassifier(LabelTarget, BaseMarginalizedGLM):
 
     n_restarts : int, default=0
         Further fits from random coefficients, of which the best is kept: the penalty need not
-        be convex. See `restart_objectives_`.
+        be convex. See `restart_objectives_`. A warm start and `partial_fit` make none.
 
     learning_rate_init : float or "auto", default="auto"
-        Step size of an online solver. `"auto"` is 0.1 for `"sgd"` and `"adagrad"`. For `"fisher"`
-        it is 1, with the accumulated information starting from that of as many rows as a row
-        holds features; a number is the step size of W's update as it stands.
+        Step size of an online solver. `"auto"` is 0.1 for `"sgd"`, over the curvature of the
+        family where that is above 1, and 0.1 standard deviations of a real-valued target for
+        `"adagrad"`. For `"fisher"` it is 1, with the accumulated information starting from that
+        of as many batches as a row holds features; a number is the step size of W's update as it
+        stands.
 
     batch_size : int, default=100
         Largest number of rows in a batch of an online solver; the rows are cut into batches of
@@ -132,7 +134,7 @@ class MarginalizedDropoutGLMClassifier(LabelTarget, BaseMarginalizedGLM):
         ``(1 - q) / (2 * q) * (fisher_diagonal_ * coef_**2).sum()`` (W). After `partial_fit`, the
         mean over all the rows seen, each at the coefficients of its time.
 
-    restart_objectives_ : ndarray of shape (1 + n_restarts,)
+    restart_objectives_ : ndarray of shape (n_fits,)
         The objective that the fit, and each restart, ended at; inf where it failed.
 
     net_ : skorch.NeuralNet

@@ -43,6 +43,9 @@ class LabelTarget(ClassifierMixin):
         share = self._shares(rows)
         return -float(torch.xlogy(share, share).sum())
 
+    def _target_scale(self, rows):
+        return 1.0
+
     def _shares(self, rows):
         weight = torch.ones_like(rows.y.ravel()) if rows.weight is None else rows.weight
         codes = rows.y.long().ravel()
@@ -151,7 +154,16 @@ class NumberTarget(RegressorMixin):
         """The mean of each column, in the range of the family's means."""
         weight = torch.ones_like(rows.y[:, 0]) if rows.weight is None else rows.weight
         mean = (weight / weight.sum()) @ rows.y
-        return mean.clamp_min(1e-3) if self._target_family().lowest == 0 else mean
+        if self._target_family().lowest < 0:
+            return mean
+        if incremental:  # a chunk may hold zeros alone
+            return (mean * len(rows) + 1) / (len(rows) + 1)
+        return torch.where(mean > 0, mean, 1e-3)
+
+    def _target_scale(self, rows):
+        """The standard deviation of a target that may be in any units."""
+        bounded = self._target_family().lowest == 0
+        return 1.0 if bounded else (2 * self._loss_unit(rows)) ** 0.5
 
     def _constant_loss(self, rows):
         return float(_losses_of_the_mean(self._target_family(), rows.y, rows.weight).sum())
