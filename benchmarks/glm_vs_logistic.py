@@ -141,6 +141,9 @@ def small_text(name, n_splits):
         for label, model in ours():
             table.add(label, model, rows, held_out)
             table.add(f"{label} + unlabelled", model, rows, held_out, X_unlabeled=X[unlabeled])
+            careful = clone(model).set_params(alpha=1e-3, unlabeled_discount=0.1)
+            title = f"{label}, alpha=1e-3 + 0.1 unlabelled"
+            table.add(title, careful, rows, held_out, X_unlabeled=X[unlabeled])
             best = tuned(model, GRID, *rows)
             table.add(f"{label}, tuned", best, rows, held_out)
     print(f"{name}: {third} training rows, {X.shape[1]} features, {n_splits} splits")
