@@ -77,6 +77,11 @@ class Features:
         return self.shape[0]
 
     @property
+    def is_sparse(self) -> bool:
+        """Whether the rows are a sparse matrix."""
+        return hasattr(self.rows, "toarray")
+
+    @property
     def n_stored(self) -> int:
         """The numbers that the rows take in memory; an index counts as half a number."""
         return (
@@ -91,9 +96,9 @@ class Features:
             block = self.rows
         else:
             block = self._host_rows(index)
-        if self.keep_sparse and hasattr(block, "toarray"):
+        if self.keep_sparse and self.is_sparse:
             return SparseMatrix([block], self.device)
-        block = block.toarray() if hasattr(block, "toarray") else np.array(block)
+        block = block.toarray() if self.is_sparse else np.array(block)
         return torch.from_numpy(block).to(self.device)
 
     def _host_rows(self, index: slice | Tensor):
@@ -101,7 +106,7 @@ class Features:
 
     def sizes(self, index: slice | Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Sum of squares and number of the non-zero values of each row at `index`."""
-        if hasattr(self.rows, "toarray"):
+        if self.is_sparse:
             block = self._host_rows(index).astype(np.float64)
             sums = (block.multiply(block).sum(1), (block != 0).sum(1))
             return tuple(np.asarray(each).ravel() for each in sums)

@@ -49,8 +49,6 @@ class SparseMatrix:
         first = self.matrices[0]
         self.shape = (sum(m.shape[0] for m in self.matrices), first.shape[1])
         self.dtype = torch.from_numpy(np.empty(0, first.dtype)).dtype
-        # All ones, as in a bag of words: functions of the values are then one number.
-        self._is_binary = all(m.nnz == 0 or (m.data == 1).all() for m in self.matrices)
         self._kernel = (_CPU if self.device.type == "cpu" else _GPU)(self)
         self._mapped: dict[Callable, SparseMatrix | Tensor] = {}
 
@@ -91,7 +89,11 @@ class SparseMatrix:
         if function not in self._mapped:
             at_zero, at_one = function(torch.arange(2, dtype=self.dtype))
             if at_zero == 0:
-                self._mapped[function] = self._with_values(function, float(at_one))
+                self._mapped[function] = (
+                    SparseMatrix(self.matrices, self.device, float(at_one))
+                    if self._is_binary()
+                    else self._with_values(function)
+                )
             elif at_zero == at_one:
                 self._mapped[function] = self.new_zeros(1, self.shape[1]) + at_zero.to(self.device)
             else:
@@ -108,20 +110,18 @@ class SparseMatrix:
         """
         if function(torch.zeros(1, dtype=self.dtype)).any():
             raise NotImplementedError("A function of a sparse matrix must keep zeros.")
+        return self._with_values(function)
+
+    def _with_values(self, function):
         matrices = [
             _with_data(m, function(torch.from_numpy(m.data * self.factor)).numpy())
             for m in self.matrices
         ]
         return SparseMatrix(matrices, self.device)
 
-    def _with_values(self, function, at_one):
-        if self._is_binary and self.factor == 1:
-            return SparseMatrix(self.matrices, self.device, at_one)
-        matrices = [
-            _with_data(m, function(torch.from_numpy(m.data * self.factor)).numpy())
-            for m in self.matrices
-        ]
-        return SparseMatrix(matrices, self.device)
+    def _is_binary(self) -> bool:
+        # All ones, as in a bag of words: functions of the values are then one number.
+        return self.factor == 1 and all((m.data == 1).all() for m in self.matrices)
 
     def sum_over_values(self, function, weight: Tensor) -> Tensor:
         """Sums of ``function(x_ij, w_kj)`` over the stored values of each row i.

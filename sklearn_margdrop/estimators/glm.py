@@ -150,8 +150,8 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
         return net.initialize()
 
     def _learning_rate(self, family, rows):
-        if self.solver == "lbfgs" or self.learning_rate_init != "auto":
-            return float(1.0 if self.solver == "lbfgs" else self.learning_rate_init)
+        if self.solver != "lbfgs" and self.learning_rate_init != "auto":
+            return float(self.learning_rate_init)
         rate = _LEARNING_RATES[self.solver]
         if self.solver == "adagrad":
             return rate * self._target_scale(rows)  # its steps know nothing of the gradient's size
@@ -169,7 +169,7 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
         if any(state["sum"].any() for state in net.optimizer_.state.values()):
             return  # it goes on from the information of an earlier call
         block = slice(0, len(rows))
-        if not hasattr(rows.features.rows, "toarray"):
+        if not rows.features.is_sparse:
             block = blocks(len(rows), rows.features.shape[1])[0]
         batch = rows.batch(block)
         mean_curvature = partial(net.criterion_.mean_curvature, net.module_, batch)
@@ -190,7 +190,7 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
     def _information(self, net, rows):
         """The diagonal of the Fisher information of the coefficients, over the penalty's rows."""
         mean_curvature = partial(net.criterion_.mean_curvature, net.module_)
-        if self.solver == "lbfgs" or hasattr(rows.features.rows, "toarray"):
+        if self.solver == "lbfgs" or rows.features.is_sparse:
             return mean_curvature(rows.whole, penalty=True)[0]
         parts, shares = [rows], [1.0]
         if rows.unlabeled is not None:
