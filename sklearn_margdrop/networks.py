@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sklearn_margdrop.layers import ACTIVATIONS, Jacobian, glorot_uniform_, linearize
 from sklearn_margdrop.noise import Noise
+from sklearn_margdrop.products import linear
 from sklearn_margdrop.sparse import SparseMatrix
 
 
@@ -76,6 +77,9 @@ def apply_elementwise(x, function):
 
 
 class _Linear(nn.Linear):
+    def forward(self, x):
+        return linear(x, self.weight, self.bias)
+
     def reset_parameters(self):
         """Leave them to the network: torch's initialisation would use the global generator."""
 

@@ -6,17 +6,38 @@ into temporaries; each backward pass here makes a single one.
 A penalty is a second-order approximation, so its products may be cheaper than the loss's: between
 wide layers, float32 tensors are multiplied in bfloat16 where the hardware does that faster, which
 moves the penalty's gradient by less than 1e-3 (relative). float64 stays float64 throughout.
+
+On the CPU large float32 products, those of the loss as well, go through oneDNN: MKL, which torch
+takes by itself, needs twice as long on processors that are not Intel's.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sklearn_margdrop.sparse import SparseMatrix
 
 #: Smaller matrices than this do not repay the conversion to bfloat16.
 _MIN_ELEMENTS = 2**15
+
+#: Products of fewer multiplications than this do not repay oneDNN's preparations.
+_MIN_MULTIPLICATIONS = 2**20
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias`` for `x` of shape (..., n, p) and `weight` of shape (m, p)."""
+    if isinstance(x, SparseMatrix) or not _suits_onednn(x, weight.mT):
+        return F.linear(x, weight, bias)
+    if torch.is_grad_enabled():
+        return _Linear.apply(x, weight, bias)
+    return _onednn(x, weight, bias)
+
+
+def multiply(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b`` for `a` of shape (..., n, m) and `b` of shape (m, p), without derivatives."""
+    return _onednn(a, b.mT) if _suits_onednn(a, b) else a @ b
 
 
 def product(a: Tensor, w: Tensor) -> Tensor:
@@ -35,9 +56,31 @@ def squared_product(v: Tensor, w: Tensor, exact: bool = False) -> Tensor:
     return _SquaredProduct.apply(v, w, 0 if exact else w.numel())
 
 
+def squared(w: Tensor) -> Tensor:
+    """``w * w``, in bfloat16 if that is worth it for the products with it."""
+    return _square(w, w.numel())
+
+
 def sum_of_squares(c: Tensor) -> Tensor:
     """``(c * c).sum(-2)`` for `c` of shape (..., n, p)."""
     return _SumOfSquares.apply(c)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return _onednn(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        return (
+            multiply(grad, weight) if needs_x else None,
+            multiply(_rows(grad).mT, _rows(x)) if needs_weight else None,
+            _rows(grad).sum(0) if needs_bias else None,
+        )
 
 
 class _Product(torch.autograd.Function):
@@ -117,7 +160,7 @@ def _multiply(a: Tensor, b: Tensor, weight_size: int) -> Tensor:
     """``a @ b`` in the dtype of `a`, through bfloat16 for a weight matrix that is worth it."""
     if _low_precision(a, weight_size):
         return (a.bfloat16() @ b.bfloat16()).float()
-    return a @ b
+    return multiply(a, b)
 
 
 def _low_precision(a: Tensor, weight_size: int) -> bool:
@@ -126,6 +169,32 @@ def _low_precision(a: Tensor, weight_size: int) -> bool:
     if a.device.type == "cuda":
         return torch.cuda.get_device_capability(a.device) >= (8, 0)
     return a.device.type == "cpu" and _CPU_MULTIPLIES_BFLOAT16
+
+
+def _suits_onednn(a: Tensor, b: Tensor) -> bool:
+    return (
+        a.dtype == torch.float32
+        and a.device.type == "cpu"
+        and a.numel() * b.shape[-1] >= _MIN_MULTIPLICATIONS
+        and b.dtype == torch.float32
+        and b.dim() == 2
+        and _HAS_ONEDNN
+        # Compilers choose their own kernels, and function transforms have no rule for this one.
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def _onednn(a: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``a @ weight.T + bias`` by oneDNN, through the operator that torch.compile calls it by."""
+    return torch.ops.mkldnn._linear_pointwise(a, weight, bias, "none", [], "")
+
+
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+_HAS_ONEDNN = _has_onednn()
 
 
 def _cpu_multiplies_bfloat16() -> bool:
