@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sklearn_margdrop.layers import NoisyInput
-from sklearn_margdrop.products import squared_product
+from sklearn_margdrop.products import multiply, squared_product
 from sklearn_margdrop.quadrature import gauss_hermite, logsumexp_gap, softplus, softplus_gap
 from sklearn_margdrop.sparse import SparseMatrix
 
@@ -93,6 +94,37 @@ class Family(ABC):
         """
         return (self.curvature(eta) * (variance @ weight.square().mT)).sum(-1)
 
+    def residual(self, mean: Tensor, y: Tensor) -> Tensor:
+        """The gradient of the loss with respect to eta, A'(eta) - y, shape (n_samples, K)."""
+        return mean - y
+
+    @abstractmethod
+    def curvature_slope(self, eta: Tensor) -> Tensor | None:
+        """Derivative of :meth:`curvature`, elementwise; None where it is zero everywhere."""
+
+    def curvature_trace_vjp(
+        self, eta: Tensor, mean: Tensor, variance: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor | None, Tensor, Tensor]]]:
+        """:meth:`curvature_trace` and what takes derivatives back through it.
+
+        `mean` is A'(eta). The function that is returned maps a derivative of the value,
+        (n_samples,), to those of `eta` (None for zero), `variance` and `weight`.
+        """
+        curvature, square = self.curvature(eta), weight * weight
+        pushed = multiply(variance, square.mT)
+
+        def back(grad):
+            grad = grad.unsqueeze(-1)
+            slope = self.curvature_slope(eta)
+            scaled = grad * curvature
+            return (
+                None if slope is None else grad * slope * pushed,
+                multiply(scaled, square),
+                multiply(scaled.mT, variance).mul_(weight).mul_(2),
+            )
+
+        return (curvature * pushed).sum(-1), back
+
     def divergence(self, eta_noisy: Tensor, eta: Tensor) -> Tensor:
         """A(eta~) - A(eta) - A'(eta) (eta~ - eta), shape (n_samples,).
 
@@ -131,6 +163,9 @@ class Normal(Family):
     def curvature(self, eta):
         return torch.ones_like(eta)
 
+    def curvature_slope(self, eta):
+        return None
+
     def loss(self, eta, y):
         return 0.5 * (eta - y).square().sum(-1)
 
@@ -155,6 +190,9 @@ class Bernoulli(Family):
 
     def curvature(self, eta):
         return eta.sigmoid() * (-eta).sigmoid()
+
+    def curvature_slope(self, eta):
+        return self.curvature(eta) * (-eta / 2).tanh()
 
     def curvature_root(self, eta):
         # The product of the two means underflows, and its root loses its gradient, long
@@ -184,6 +222,9 @@ class Poisson(Family):
         return mean.log()
 
     def curvature(self, eta):
+        return eta.exp()
+
+    def curvature_slope(self, eta):
         return eta.exp()
 
     def curvature_root(self, eta):
@@ -220,8 +261,15 @@ class Categorical(Family):
         o = eta.softmax(-1)
         return o * (1 - o)
 
+    def curvature_slope(self, eta):
+        o = eta.softmax(-1)
+        return o * (1 - o) * (1 - 2 * o)
+
     def loss(self, eta, y):
         return F.cross_entropy(eta, y, reduction="none")
+
+    def residual(self, mean, y):
+        return mean.scatter(-1, y.unsqueeze(-1), -1.0, reduce="add")
 
     def curvature_rank(self, n_outputs):
         return n_outputs - 1
@@ -256,6 +304,24 @@ class Categorical(Family):
         first, second = eye[first], eye[second]  # products with these select, fast both ways
         pairs = squared_product(variance, (first - second) @ weight, exact=True)
         return ((o @ first.mT) * (o @ second.mT) * pairs).sum(-1)
+
+    def curvature_trace_vjp(self, eta, mean, variance, weight):
+        # sum_j v_j Var_o(w_j), with each product made once for the squares and the weights. The
+        # difference of two sums loses digits that training does not miss.
+        both = torch.cat([weight * weight, weight], -1)
+        squares, average = multiply(mean, both).chunk(2, -1)
+        spread = torch.addcmul(squares, average, average, value=-1).clamp_min_(0)
+
+        def back(grad):
+            grad = grad.unsqueeze(-1)
+            scaled = mean * grad
+            stacked = torch.cat([variance, (variance * average).mul_(-2)], -1)
+            to_mean = multiply(stacked, both.mT)
+            to_eta = (to_mean - (mean * to_mean).sum(-1, keepdim=True)).mul_(scaled)
+            to_squares, to_weight = multiply(scaled.mT, stacked).chunk(2, -1)
+            return to_eta, spread * grad, to_weight.addcmul(to_squares, weight, value=2)
+
+        return (variance * spread).sum(-1), back
 
     def jensen_gap(self, eta, noise):
         """E A(eta~) - A(eta) for logits that are taken for independent gaussians.

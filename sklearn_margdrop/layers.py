@@ -8,6 +8,7 @@ of layer is one registered function.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import singledispatch
 from typing import NamedTuple
 
@@ -36,9 +37,13 @@ class Affine(NamedTuple):
 
 
 class Elementwise(NamedTuple):
-    """Jacobian of an activation function, with its derivative ``slope`` (n_samples, width)."""
+    """Jacobian of an activation function, with its derivative ``slope`` (n_samples, width).
+
+    ``bend()`` is the second derivative over the first.
+    """
 
     slope: Tensor
+    bend: Callable[[], Tensor]
 
     def pull_back(self, cotangent: Tensor) -> Tensor:
         return cotangent * self.slope.unsqueeze(-2)
@@ -48,15 +53,15 @@ class Elementwise(NamedTuple):
 
 
 class Mask(NamedTuple):
-    """Jacobian of a rectifier, which passes on where it is ``active`` (n_samples, width)."""
+    """Jacobian of a rectifier, whose ``slope`` (n_samples, width) is 0 or 1."""
 
-    active: Tensor
+    slope: Tensor
 
     def pull_back(self, cotangent: Tensor) -> Tensor:
-        return cotangent * self.active.unsqueeze(-2)
+        return cotangent * self.slope.unsqueeze(-2)
 
     def push_variance(self, variance: Tensor) -> Tensor:
-        return variance * self.active
+        return variance * self.slope
 
 
 class Identity(NamedTuple):
@@ -135,13 +140,13 @@ def _(layer: nn.ReLU, z):
 @linearize.register
 def _(layer: nn.Sigmoid, z):
     out = layer(z)
-    return out, Elementwise(out * (1 - out))
+    return out, Elementwise(out * (1 - out), lambda: 1 - 2 * out)
 
 
 @linearize.register
 def _(layer: nn.Tanh, z):
     out = layer(z)
-    return out, Elementwise(1 - out.square())
+    return out, Elementwise(1 - out.square(), lambda: -2 * out)
 
 
 #: scikit-learn's names of the activation functions.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -67,6 +68,26 @@ class Noise(ABC):
     def sample(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """One draw of z~ for every element of `z`; same shape as `z`."""
 
+    def variance_slope(self, z: Tensor) -> Tensor | None:
+        """Derivative of the variance, elementwise; None where it is zero everywhere."""
+        return _slope(self.variance, z)[1]
+
+    def draw(
+        self, z: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """A sample and its derivative, elementwise; None where that is one everywhere."""
+        return _slope(partial(self.sample, generator=generator), z)
+
+
+def _slope(function: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Value and derivative of an elementwise function."""
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        value = function(z)
+        total = value.sum() + 0 * z.sum()  # also where the value does not depend on z
+        (slope,) = torch.autograd.grad(total, z)
+    return value.detach(), slope
+
 
 class Dropout(Noise):
     """z~ = z * Bernoulli(q) / q with retain rate q: variance z^2 (1 - q) / q."""
@@ -80,7 +101,11 @@ class Dropout(Noise):
 
     def variance(self, z):
         q = self.strength
-        return z.square() * ((1 - q) / q)
+        return z * z * ((1 - q) / q)
+
+    def variance_slope(self, z):
+        q = self.strength
+        return z * (2 * (1 - q) / q)
 
     def cumulant(self, z, weight):
         q = self.strength
@@ -93,10 +118,28 @@ class Dropout(Noise):
         return torch.where(t < 1, small, large) - q * t
 
     def sample(self, z, generator=None):
+        return z * self._mask(z, generator)
+
+    def draw(self, z, generator=None):
+        mask = self._mask(z, generator)
+        return z * mask, mask
+
+    def _mask(self, z, generator):
+        """Bernoulli(q) / q for every element of `z`."""
         q = self.strength
-        uniform = torch.rand(z.shape, generator=generator, dtype=z.dtype, device=z.device)
-        # ceil(q - u) is 1 where u < q and 0 elsewhere, in the dtype of z.
-        return z * (q - uniform).ceil().div(q)
+        kept = round(q * 2**16)
+        if min(kept, 2**16 - kept) < 2**8:  # too coarse to tell such a rate from its neighbours
+            uniform = torch.rand(z.shape, generator=generator, dtype=z.dtype, device=z.device)
+            # ceil(q - u) is 1 where u < q and 0 elsewhere, in the dtype of z.
+            return (q - uniform).ceil().div_(q)
+        # A draw of 64 random bits serves four units, with a rate that is q to within 2^-17.
+        n_draws = -(-z.numel() // 4)
+        whole = torch.iinfo(torch.int64)
+        bits = torch.randint(
+            whole.min, whole.max, (n_draws,), generator=generator, device=z.device
+        )
+        bits = bits.view(torch.int16)[: z.numel()].view(z.shape)
+        return (bits < kept - 2**15).to(z.dtype).mul_(2**16 / kept)
 
 
 class Gaussian(Noise):
@@ -111,6 +154,12 @@ class Gaussian(Noise):
 
     def variance(self, z):
         return torch.full_like(z, self.strength**2)
+
+    def variance_slope(self, z):
+        return None
+
+    def draw(self, z, generator=None):
+        return self.sample(z, generator), None
 
     def sample(self, z, generator=None):
         noise = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)

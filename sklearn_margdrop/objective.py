@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sklearn_margdrop.backprop import backpropagate
 from sklearn_margdrop.batches import Batch
 from sklearn_margdrop.families import Family
 from sklearn_margdrop.networks import NoisyNetwork, apply_elementwise
@@ -96,6 +97,47 @@ class Objective(nn.Module):
             return None
         return draw_probes(len(eta), self.n_probes, rank, like=eta, generator=generator)
 
+    def accumulate(
+        self, network: NoisyNetwork, batch: Batch, generator: torch.Generator | None = None
+    ) -> Terms:
+        """The terms on one batch; the gradient of their sum is added to the parameters'."""
+        terms = self(network, batch, generator)
+        terms.total.backward()
+        return Terms(*(term.detach() for term in terms))
+
+    def backward(
+        self, network: NoisyNetwork, batch: Batch, generator: torch.Generator | None = None
+    ) -> Terms:
+        """The terms on one batch; the gradient of their sum replaces that of the parameters."""
+        if not self._is_one_pass(network, batch):
+            network.zero_grad()
+            return self.accumulate(network, batch, generator)
+        loss_weight = penalty_weight = _row_weights(batch)
+        if len(batch.x) > len(batch.y):
+            loss_weight = loss_weight[: len(batch.y)]
+            penalty_weight = _row_weights(batch, penalty=True)
+        sampling = self.method == "sampling"
+        loss, penalty = backpropagate(
+            network, self.family, batch, loss_weight, penalty_weight, sampling, generator
+        )
+        if self.alpha > 0:
+            for layer in network.linears:
+                layer.weight.grad.add_(layer.weight.detach(), alpha=self.alpha)
+        with torch.no_grad():
+            return Terms(loss, penalty, self._l2(network, loss))
+
+    def _is_one_pass(self, network: NoisyNetwork, batch: Batch) -> bool:
+        """Whether :func:`backpropagate` knows how to do it."""
+        if not isinstance(batch.x, Tensor):
+            return False
+        if self.method == "sampling":
+            return len(batch.x) == len(batch.y)
+        # The quadratic penalty of noise at the last site is the diagonal one.
+        last = len(network.layers) - 1
+        return self.method == "diagonal" or (
+            self.method == "quadratic" and network.noise.keys() <= {last}
+        )
+
     @torch.no_grad()
     def mean_curvature(
         self, network: NoisyNetwork, batch: Batch, function=torch.square, penalty: bool = False
@@ -114,14 +156,7 @@ class Objective(nn.Module):
         penalty : bool, default=False
             Whether the mean is that of the penalty, over unlabelled rows as well.
         """
-        n_labeled = len(batch.y)
-        weight = torch.zeros(len(batch.x), dtype=batch.x.dtype, device=batch.x.device)
-        weight[:n_labeled] = 1 if batch.weight is None else batch.weight
-        weight[:n_labeled] /= n_labeled
-        if penalty and len(batch.x) > n_labeled:
-            weight[:n_labeled] *= 1 - batch.unlabeled_share
-            weight[n_labeled:] = batch.unlabeled_weight * batch.unlabeled_share
-            weight[n_labeled:] /= len(batch.x) - n_labeled
+        weight = _row_weights(batch, penalty)
         curvature = self.family.curvature(network(batch.x)) * weight.unsqueeze(-1)
         values = apply_elementwise(batch.x, function)
         if isinstance(values, Tensor) and len(values) == 1:  # which stands for all rows
@@ -133,8 +168,23 @@ class Objective(nn.Module):
     def _l2(self, network, loss: Tensor) -> Tensor:
         if self.alpha == 0:
             return torch.zeros_like(loss)
-        squares = [linear.weight.square().sum() for linear in network.linears]
-        return 0.5 * self.alpha * torch.stack(squares).sum()
+        weights = [linear.weight.flatten() for linear in network.linears]
+        return 0.5 * self.alpha * sum(w.dot(w) for w in weights)
+
+
+def _row_weights(batch: Batch, penalty: bool = False) -> Tensor:
+    """The weight of each row in the mean loss, or in that of the penalty."""
+    n_labeled, x = len(batch.y), batch.x
+    if len(x) == n_labeled and batch.weight is None:
+        return torch.full((n_labeled,), 1 / n_labeled, dtype=x.dtype, device=x.device)
+    weight = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    weight[:n_labeled] = 1 if batch.weight is None else batch.weight
+    weight[:n_labeled] /= n_labeled
+    if penalty and len(x) > n_labeled:
+        weight[:n_labeled] *= 1 - batch.unlabeled_share
+        weight[n_labeled:] = batch.unlabeled_weight * batch.unlabeled_share
+        weight[n_labeled:] /= len(x) - n_labeled
+    return weight
 
 
 def _mean(values: Tensor, weight: Tensor | None) -> Tensor:

@@ -247,14 +247,11 @@ class Fisher(torch.optim.Optimizer):
             self.state[p]["sum"].add_(each, alpha=n_rows)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+    def step(self) -> None:
         """One update for the mean loss over the rows that were accumulated last."""
-        with torch.enable_grad():
-            loss = closure()
         for group in self.param_groups:
             for p in group["params"]:
                 total = self.state[p]["sum"]
                 # No information means no gradient of the loss, and nothing to divide by.
                 step = torch.where(total > 0, self._n_rows * p.grad / total, 0.0)
                 p.sub_(step, alpha=group["lr"])
-        return loss

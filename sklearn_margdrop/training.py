@@ -92,7 +92,6 @@ class MarginalizedNet(NeuralNet):
         self.module_.zero_grad()
         if isinstance(self.optimizer_, FisherLBFGS):
             self.optimizer_.forget()
-            self.step_ = None
 
     def take_over(self, previous: MarginalizedNet):
         """Go on from the weights, optimiser, random streams and history of another net."""
@@ -152,12 +151,13 @@ class MarginalizedNet(NeuralNet):
                 raise StopTraining("diverged")
             self.history.record("valid_score", score)
             return
+        self._set_training(True)
         sums = torch.zeros((), device=self.device)
         n_rows = 0
         for batch in iterator:
             self.notify("on_batch_begin", batch=batch, training=True)
             step = step_fn(batch)
-            sums = sums + len(batch.y) * torch.stack(step["terms"])
+            sums = torch.add(sums, torch.stack(step["terms"]), alpha=len(batch.y))
             n_rows += len(batch.y)
             self.notify("on_batch_end", batch=batch, training=True, **step)
         finite = self._is_finite().to(sums.dtype)
@@ -171,27 +171,30 @@ class MarginalizedNet(NeuralNet):
         self.history.record("penalty", math.nan if hidden else terms.penalty)
 
     def train_step(self, batch, **fit_params):
-        optimizer = self.optimizer_
+        optimizer, objective = self.optimizer_, self.criterion_
         if isinstance(optimizer, FisherLBFGS):
+            terms = None
 
             def evaluate():
-                self.step_ = self.train_step_single(batch)
-                return self.step_["loss"]
+                nonlocal terms
+                terms = objective.accumulate(self.module_, batch, self.generator_)
+                return terms.total
 
             optimizer.step(evaluate)
-            return self.step_
+            return {"loss": terms.total, "terms": terms}
         if isinstance(optimizer, Fisher):
-            information = self.criterion_.mean_curvature(self.module_, batch, penalty=True)
-            information[0] += self.criterion_.alpha  # the curvature of the L2 penalty
+            information = objective.mean_curvature(self.module_, batch, penalty=True)
+            information[0] += objective.alpha  # the curvature of the L2 penalty
             optimizer.accumulate(information, len(batch.y))
-        return super().train_step(batch, **fit_params)
-
-    def train_step_single(self, batch, **fit_params):
-        self._set_training(True)
-        terms = self.criterion_(self.module_, batch, self.generator_)
-        loss = terms.total
-        loss.backward()
-        return {"loss": loss.detach(), "terms": [term.detach() for term in terms]}
+        terms = objective.backward(self.module_, batch, self.generator_)
+        self.notify(
+            "on_grad_computed",
+            named_parameters=self.module_.named_parameters(),
+            batch=batch,
+            training=True,
+        )
+        optimizer.step()
+        return {"loss": terms.total, "terms": terms}
 
     @torch.no_grad()
     def linear_predictor(self, features: Features, index: Tensor | None = None) -> Tensor:

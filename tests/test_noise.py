@@ -67,6 +67,41 @@ def test_variance_is_differentiable(name):
     assert torch.autograd.gradcheck(make_noise(name).variance, z)
 
 
+@pytest.mark.parametrize("name", NOISE_MODELS)
+def test_slopes_are_the_derivatives(name):
+    noise = make_noise(name)
+    z = Z.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(noise.variance(z).sum() + 0 * z.sum(), z)
+    slope = noise.variance_slope(Z)
+    assert slope is None or not slope.requires_grad
+    torch.testing.assert_close(torch.zeros_like(Z) if slope is None else slope, expected)
+
+    def seeded():
+        return torch.Generator().manual_seed(0)
+
+    sample = noise.sample(z, seeded())
+    (expected,) = torch.autograd.grad(sample.sum(), z)
+    drawn, slope = noise.draw(Z, seeded())
+    torch.testing.assert_close(drawn, sample.detach(), rtol=0, atol=0)
+    torch.testing.assert_close(torch.ones_like(Z) if slope is None else slope, expected)
+
+
+@pytest.mark.parametrize("retain_rate", [2.0**-12, 2.0**-8, 0.3, 0.999, 1 - 2.0**-12])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_extreme_retain_rates_are_kept(retain_rate, dtype):
+    """Packed bits are as fine as a test of a million draws can tell, or are not used."""
+    n = 1_000_001  # no multiple of four
+    sample = NOISE_MODELS["dropout"](retain_rate).sample(
+        torch.ones(n, dtype=dtype), torch.Generator().manual_seed(0)
+    )
+    kept = (sample > 0).double()
+    assert z_score(kept[:, None], retain_rate) < 4
+    assert z_score(sample.double()[:, None], 1.0) < 4
+    assert sample.unique().tolist() == pytest.approx([0, 1 / retain_rate], rel=1e-2)
+    if retain_rate == 0.3:  # neighbours come from the same random bits
+        assert z_score((kept[1:] - 0.3) * (kept[:-1] - 0.3), 0.0) < 4
+
+
 def test_repr_names_the_parameter():
     assert repr(NOISE_MODELS["dropout"](0.5)) == "Dropout(retain_rate=0.5)"
     assert repr(NOISE_MODELS["gaussian"](0.25)) == "Gaussian(noise_std=0.25)"

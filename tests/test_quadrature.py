@@ -112,7 +112,7 @@ def test_a_new_family_gets_gauss_hermite():
         def log_partition(self, eta):
             return (eta**4).sum(-1)
 
-        mean = link = curvature = loss = None
+        mean = link = curvature = curvature_slope = loss = None
 
     class Noise:
         def output_variance(self):

@@ -25,6 +25,7 @@ LEVELS = {
     "families": 3,
     "networks": 3,
     "penalties": 4,
+    "backprop": 4,
     "validation": 4,
     "objective": 5,
     "training": 6,

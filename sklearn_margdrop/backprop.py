@@ -1,0 +1,157 @@
+"""The gradient of loss and penalty by hand, where one pass through the network computes them.
+
+That is the case for `diagonal` and `sampling`. Autograd would do, and gives the same values and
+derivatives; but the steps of small networks are made of its bookkeeping, and those of wide ones of
+its temporaries.
+
+A forward function returns the mean and the variance of what it makes of its input, and a function
+that takes derivatives with respect to both back to the input.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from sklearn_margdrop.batches import Batch
+from sklearn_margdrop.families import Family
+from sklearn_margdrop.layers import Identity, linearize
+from sklearn_margdrop.networks import NoisyNetwork
+from sklearn_margdrop.noise import Noise
+from sklearn_margdrop.products import linear, multiply, squared
+
+
+@torch.no_grad()
+def backpropagate(
+    network: NoisyNetwork,
+    family: Family,
+    batch: Batch,
+    loss_weight: Tensor,
+    penalty_weight: Tensor,
+    sampling: bool = False,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Loss and penalty of a dense batch; their gradient replaces that of the parameters.
+
+    Parameters
+    ----------
+    network : NoisyNetwork
+    family : Family
+    batch : Batch
+    loss_weight : Tensor of shape (n_labeled,)
+        The weight of each row in the loss.
+    penalty_weight : Tensor of shape (n_labeled + n_unlabeled,)
+        The weight of each row in the penalty.
+    sampling : bool, default=False
+        Whether to draw the noise, instead of the diagonal penalty.
+    generator : torch.Generator, default=None
+        Of the noise that is drawn.
+
+    Returns
+    -------
+    loss, penalty : Tensor
+        Scalars.
+    """
+    enter = partial(_sample, generator=generator) if sampling else _add_variance
+    mean, variance, tape = batch.x, None, []
+    for index, layer in enumerate(network.layers):
+        noise = network.noise.get(index)
+        if noise is not None:
+            mean, variance, back = enter(noise, mean, variance)
+            if index > 0:  # no derivatives of the data themselves
+                tape.append(back)
+        if index == len(network.layers) - 1:
+            break
+        if isinstance(layer, nn.Linear):
+            mean, variance, back = _affine(layer, mean, variance, index == 0)
+        else:
+            mean, variance, back = _activation(layer, mean, variance)
+        tape.append(back)
+    loss, penalty, *grads = _output(
+        layer, family, batch.y, mean, variance, loss_weight, 0.5 * penalty_weight, index == 0
+    )
+    for back in reversed(tape):
+        grads = back(*grads)
+    return loss, penalty
+
+
+def _sample(noise: Noise, z, variance, generator):
+    z, slope = noise.draw(z, generator)
+    return z, variance, lambda grad, grad_v: (grad if slope is None else grad * slope, grad_v)
+
+
+def _add_variance(noise: Noise, z, variance):
+    entering = noise.variance(z)
+
+    def back(grad, grad_v):
+        slope = noise.variance_slope(z)
+        if slope is not None:
+            grad = torch.addcmul(grad, grad_v, slope)
+        return grad, None if variance is None else grad_v
+
+    return z, entering if variance is None else entering.add_(variance), back
+
+
+def _activation(layer: nn.Module, h, variance):
+    z, jacobian = linearize(layer, h)
+    if isinstance(jacobian, Identity):
+        return z, variance, lambda grad, grad_v: (grad, grad_v)
+    bend = getattr(jacobian, "bend", None)
+
+    def back(grad, grad_v):
+        if grad_v is None:
+            return grad * jacobian.slope, None
+        grad = grad * jacobian.slope
+        if bend is not None:  # the slope that the variance is multiplied by moves with h
+            grad += 2 * grad_v * pushed * bend()
+        return grad, jacobian.push_variance(grad_v)
+
+    pushed = None if variance is None else jacobian.push_variance(variance)
+    return z, pushed, back
+
+
+def _affine(layer: nn.Linear, z, variance, first):
+    weight = layer.weight
+    out, out_variance = linear(z, weight, layer.bias), None
+    if variance is not None:
+        square = squared(weight)
+        variance = variance.to(square.dtype)
+        out_variance = multiply(variance, square.mT).to(z.dtype)
+
+    def back(grad, grad_v):
+        weight.grad = multiply(grad.mT, z)
+        if layer.bias is not None:
+            layer.bias.grad = grad.sum(0)
+        if grad_v is not None:
+            grad_v = grad_v.to(square.dtype)
+            to_square = multiply(grad_v.mT, variance).to(z.dtype)
+            weight.grad.addcmul_(to_square, weight, value=2)
+        if first:
+            return None, None
+        to_variance = None if grad_v is None else multiply(grad_v, square).to(z.dtype)
+        return multiply(grad, weight), to_variance
+
+    return out, out_variance, back
+
+
+def _output(layer, family, y, z, variance, loss_weight, penalty_weight, first):
+    weight = layer.weight
+    eta = linear(z, weight, layer.bias)
+    eta_mean = family.mean(eta)
+    loss = family.loss(eta[: len(y)], y).dot(loss_weight)
+    grad = family.residual(eta_mean[: len(y)], y).mul_(loss_weight.unsqueeze(-1))
+    if len(y) < len(eta):
+        grad = torch.cat([grad, torch.zeros_like(eta[len(y) :])])
+    penalty, grad_v, to_weight = torch.zeros_like(loss), None, None
+    if variance is not None:
+        trace, back = family.curvature_trace_vjp(eta, eta_mean, variance, weight)
+        penalty = trace.dot(penalty_weight)
+        to_eta, grad_v, to_weight = back(penalty_weight)
+        if to_eta is not None:
+            grad += to_eta
+    weight.grad = multiply(grad.mT, z) if to_weight is None else to_weight.addmm_(grad.mT, z)
+    if layer.bias is not None:
+        layer.bias.grad = grad.sum(0)
+    return loss, penalty, None if first else multiply(grad, weight), grad_v

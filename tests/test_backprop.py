@@ -1,0 +1,131 @@
+"""The gradient by hand is autograd's."""
+
+import pytest
+import torch
+from oracles import make_noise, make_targets, randn
+
+from sklearn_margdrop.batches import Batch
+from sklearn_margdrop.families import FAMILIES, Categorical
+from sklearn_margdrop.layers import ACTIVATIONS
+from sklearn_margdrop.networks import NoisyNetwork
+from sklearn_margdrop.noise import NOISE_MODELS, Noise
+from sklearn_margdrop.objective import Objective
+
+SIZES = [(5, 3), (5, 4, 3), (5, 6, 4, 3)]
+
+families = pytest.mark.parametrize("family", [f() for f in FAMILIES.values()], ids=repr)
+
+
+def batch_of(family, sizes, weighted=False, n_unlabeled=0):
+    x = randn(6 + n_unlabeled, sizes[0])
+    y = make_targets(family, randn(6, sizes[-1], seed=1))
+    weight = randn(6, seed=2).abs() if weighted else None
+    return Batch(x, y, weight, 0.3 if n_unlabeled else 0.0, 1.5)
+
+
+def both_ways(objective, network, batch, monkeypatch):
+    """Terms and gradients, by hand and by autograd, from the same draws."""
+    results = []
+    for by_hand in (True, False):
+        network.zero_grad()
+        with monkeypatch.context() as patch:
+            if not by_hand:
+                patch.setattr(Objective, "_is_one_pass", lambda *args: False)
+            assert objective._is_one_pass(network, batch) == by_hand
+            terms = objective.backward(network, batch, torch.Generator().manual_seed(0))
+        results.append((terms, [p.grad.clone() for p in network.parameters()]))
+    return results
+
+
+def assert_same(results, rtol=1e-10, atol=1e-12):
+    (terms, gradients), (terms_autograd, gradients_autograd) = results
+    torch.testing.assert_close(terms, terms_autograd, rtol=rtol, atol=atol)
+    torch.testing.assert_close(gradients, gradients_autograd, rtol=rtol, atol=atol)
+    assert not any(term.requires_grad for term in terms)
+    assert all(gradient.norm() > 0 for gradient in gradients)
+
+
+@families
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("noise", [*NOISE_MODELS, None])
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("method", ["diagonal", "sampling"])
+def test_same_as_autograd(family, activation, noise, sizes, method, monkeypatch):
+    sites = [(0,), (len(sizes) - 2,), range(len(sizes) - 1)] if noise else [()]
+    for placement in sites:
+        models = {site: make_noise(noise) for site in placement}
+        network = NoisyNetwork(sizes, activation, models, dtype=torch.float64)
+        objective = Objective(family, method, alpha=0.1)
+        assert_same(both_ways(objective, network, batch_of(family, sizes), monkeypatch))
+
+
+@families
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("n_unlabeled", [0, 4])
+def test_weights_and_unlabeled_rows(family, weighted, n_unlabeled, monkeypatch):
+    sizes = (5, 4, 3)
+    network = NoisyNetwork(
+        sizes,
+        "tanh",
+        dict.fromkeys((0, 1), make_noise("dropout")),
+        0,
+        torch.float64,
+        fit_intercept=False,
+    )
+    batch = batch_of(family, sizes, weighted, n_unlabeled)
+    assert_same(both_ways(Objective(family, "diagonal"), network, batch, monkeypatch))
+
+
+@pytest.mark.parametrize("n_classes", [2, 16, 17])
+def test_many_classes(n_classes, monkeypatch):
+    sizes = (5, 4, n_classes)
+    network = NoisyNetwork(
+        sizes, "relu", dict.fromkeys((0, 1), make_noise("dropout")), 0, torch.float64
+    )
+    batch = batch_of(Categorical(), sizes)
+    assert_same(both_ways(Objective(Categorical(), "diagonal"), network, batch, monkeypatch))
+
+
+@pytest.mark.parametrize("sites", [(), (1,)])
+def test_quadratic_where_it_is_diagonal(sites, monkeypatch):
+    sizes = (5, 4, 3)
+    models = dict.fromkeys(sites, make_noise("dropout"))
+    network = NoisyNetwork(sizes, "tanh", models, dtype=torch.float64)
+    batch = batch_of(Categorical(), sizes)
+    assert_same(both_ways(Objective(Categorical(), "quadratic"), network, batch, monkeypatch))
+
+
+def test_wide_float32_layers(monkeypatch):
+    """The products of wide layers are rounded alike."""
+    sizes = (784, 1024, 10)
+    models = dict.fromkeys((0, 1), make_noise("dropout"))
+    network = NoisyNetwork(sizes, "relu", models)
+    x = randn(100, 784).abs().float()
+    y = make_targets(Categorical(), randn(100, 10, seed=1))
+    for method in ("diagonal", "sampling"):
+        results = both_ways(Objective(Categorical(), method), network, Batch(x, y), monkeypatch)
+        (terms, gradients), (terms_autograd, gradients_autograd) = results
+        torch.testing.assert_close(terms, terms_autograd, rtol=1e-5, atol=1e-6)
+        for gradient, expected in zip(gradients, gradients_autograd, strict=True):
+            assert (gradient - expected).norm() < 1e-3 * expected.norm()
+
+
+@pytest.mark.parametrize("method", ["diagonal", "sampling"])
+def test_noise_that_does_not_know_its_derivatives(method, monkeypatch):
+    monkeypatch.setattr("sklearn_margdrop.noise.NOISE_MODELS", {})
+
+    class Sine(Noise):
+        name = "sine"
+        parameter = "noise_std"
+        is_null = False
+
+        def variance(self, z):
+            return z.sin().square()
+
+        def sample(self, z, generator=None):
+            sign = torch.randint(0, 2, z.shape, generator=generator).to(z.dtype) * 2 - 1
+            return z + sign * z.sin()
+
+    network = NoisyNetwork((5, 4, 3), "tanh", {0: Sine(1), 1: Sine(1)}, dtype=torch.float64)
+    batch = batch_of(Categorical(), (5, 4, 3))
+    assert_same(both_ways(Objective(Categorical(), method), network, batch, monkeypatch))
