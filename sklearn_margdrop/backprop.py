@@ -15,7 +15,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from sklearn_margdrop.batches import Batch
 from sklearn_margdrop.families import Family
 from sklearn_margdrop.layers import Identity, linearize
 from sklearn_margdrop.networks import NoisyNetwork
@@ -27,23 +26,24 @@ from sklearn_margdrop.products import linear, multiply, squared
 def backpropagate(
     network: NoisyNetwork,
     family: Family,
-    batch: Batch,
+    x: Tensor,
+    y: Tensor,
     loss_weight: Tensor,
     penalty_weight: Tensor,
     sampling: bool = False,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Loss and penalty of a dense batch; their gradient replaces that of the parameters.
+    """Loss and penalty of weighted rows; their gradient is added to that of the parameters.
 
     Parameters
     ----------
     network : NoisyNetwork
     family : Family
-    batch : Batch
+    x : Tensor of shape (n_rows, n_features)
+        Labelled rows first.
+    y : Tensor of shape (n_labeled,) or (n_labeled, K)
     loss_weight : Tensor of shape (n_labeled,)
-        The weight of each row in the loss.
-    penalty_weight : Tensor of shape (n_labeled + n_unlabeled,)
-        The weight of each row in the penalty.
+    penalty_weight : Tensor of shape (n_rows,)
     sampling : bool, default=False
         Whether to draw the noise, instead of the diagonal penalty.
     generator : torch.Generator, default=None
@@ -55,7 +55,7 @@ def backpropagate(
         Scalars.
     """
     enter = partial(_sample, generator=generator) if sampling else _add_variance
-    mean, variance, tape = batch.x, None, []
+    mean, variance, tape = x, None, []
     for index, layer in enumerate(network.layers):
         noise = network.noise.get(index)
         if noise is not None:
@@ -70,7 +70,7 @@ def backpropagate(
             mean, variance, back = _activation(layer, mean, variance)
         tape.append(back)
     loss, penalty, *grads = _output(
-        layer, family, batch.y, mean, variance, loss_weight, 0.5 * penalty_weight, index == 0
+        layer, family, y, mean, variance, loss_weight, 0.5 * penalty_weight, index == 0
     )
     for back in reversed(tape):
         grads = back(*grads)
@@ -121,13 +121,12 @@ def _affine(layer: nn.Linear, z, variance, first):
         out_variance = multiply(variance, square.mT).to(z.dtype)
 
     def back(grad, grad_v):
-        weight.grad = multiply(grad.mT, z)
-        if layer.bias is not None:
-            layer.bias.grad = grad.sum(0)
+        to_weight = multiply(grad.mT, z)
         if grad_v is not None:
             grad_v = grad_v.to(square.dtype)
             to_square = multiply(grad_v.mT, variance).to(z.dtype)
-            weight.grad.addcmul_(to_square, weight, value=2)
+            to_weight.addcmul_(to_square, weight, value=2)
+        _accumulate(layer, to_weight, grad)
         if first:
             return None, None
         to_variance = None if grad_v is None else multiply(grad_v, square).to(z.dtype)
@@ -151,7 +150,18 @@ def _output(layer, family, y, z, variance, loss_weight, penalty_weight, first):
         to_eta, grad_v, to_weight = back(penalty_weight)
         if to_eta is not None:
             grad += to_eta
-    weight.grad = multiply(grad.mT, z) if to_weight is None else to_weight.addmm_(grad.mT, z)
-    if layer.bias is not None:
-        layer.bias.grad = grad.sum(0)
+    to_weight = multiply(grad.mT, z) if to_weight is None else to_weight.addmm_(grad.mT, z)
+    _accumulate(layer, to_weight, grad)
     return loss, penalty, None if first else multiply(grad, weight), grad_v
+
+
+def _accumulate(layer: nn.Linear, to_weight: Tensor, to_output: Tensor) -> None:
+    """Add to the gradients of a layer's parameters."""
+    parts = [(layer.weight, to_weight)]
+    if layer.bias is not None:
+        parts.append((layer.bias, to_output.sum(0)))
+    for parameter, part in parts:
+        if parameter.grad is None:
+            parameter.grad = part
+        else:
+            parameter.grad += part

@@ -20,10 +20,13 @@ from sklearn_margdrop.sparse import SparseMatrix, concatenate
 #: Elements that a pass over many rows holds at a time.
 _BLOCK_ELEMENTS = 2**22
 
+#: The same for a pass whose temporaries are to stay in a processor's cache.
+_CACHE_ELEMENTS = 2**18
 
-def blocks(n_rows: int, width: int) -> list[slice]:
+
+def blocks(n_rows: int, width: int, in_cache: bool = False) -> list[slice]:
     """Slices that cut `n_rows` rows of so many elements into blocks of bounded memory."""
-    size = max(1, _BLOCK_ELEMENTS // width)
+    size = max(1, (_CACHE_ELEMENTS if in_cache else _BLOCK_ELEMENTS) // width)
     return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
 
 

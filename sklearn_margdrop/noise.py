@@ -101,7 +101,7 @@ class Dropout(Noise):
 
     def variance(self, z):
         q = self.strength
-        return z * z * ((1 - q) / q)
+        return (z * z).mul_((1 - q) / q)
 
     def variance_slope(self, z):
         q = self.strength

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_margdrop.backprop import backpropagate
-from sklearn_margdrop.batches import Batch
+from sklearn_margdrop.batches import Batch, blocks
 from sklearn_margdrop.families import Family
 from sklearn_margdrop.networks import NoisyNetwork, apply_elementwise
 from sklearn_margdrop.penalties import diagonal, draw_probes, moments, quadratic
+from sklearn_margdrop.sparse import SparseMatrix
 
 #: How the expectation over the noise is evaluated.
 METHODS = ("diagonal", "quadratic", "moments", "sampling")
@@ -66,19 +67,53 @@ class Objective(nn.Module):
         `generator` draws noise and probes; None is torch's global one, which is also the one
         that ``torch.compile`` can trace.
         """
-        n_labeled = len(batch.y)
-        if self.method == "sampling" and len(batch.x) == n_labeled:
-            eta = network.sample(batch.x, generator)
+        loss, penalty = self._sums(network, _whole(batch), generator)
+        return Terms(loss, penalty, self._l2(network, loss))
+
+    def backward(
+        self, network: NoisyNetwork, batch: Batch, generator: torch.Generator | None = None
+    ) -> Terms:
+        """The terms on one batch; the gradient of their sum is added to the parameters'.
+
+        Without hidden layers, dense rows are taken in blocks that fit into the cache.
+        """
+        sums = []
+        for rows in _cut(network, _whole(batch)):
+            if self._is_one_pass(network, rows):
+                sampling = self.method == "sampling"
+                terms = backpropagate(network, self.family, *rows, sampling, generator)
+            else:
+                terms = self._sums(network, rows, generator)
+                sum(terms).backward()
+            sums.append(terms)
+        loss, penalty = (sum(each).detach() for each in zip(*sums, strict=True))
+        with torch.no_grad():
+            for layer in network.linears if self.alpha > 0 else ():
+                layer.weight.grad.add_(layer.weight, alpha=self.alpha)
+            return Terms(loss, penalty, self._l2(network, loss))
+
+    def _is_one_pass(self, network: NoisyNetwork, rows: _Rows) -> bool:
+        """Whether :func:`backpropagate` knows how to do it."""
+        if not isinstance(rows.x, Tensor):
+            return False
+        if self.method == "sampling":
+            return len(rows.x) == len(rows.y)
+        # The quadratic penalty of noise at the last site is the diagonal one.
+        last = len(network.layers) - 1
+        return self.method == "diagonal" or (
+            self.method == "quadratic" and network.noise.keys() <= {last}
+        )
+
+    def _sums(self, network: NoisyNetwork, rows: _Rows, generator) -> tuple[Tensor, Tensor]:
+        """Loss and penalty of weighted rows."""
+        x, y = rows.x, rows.y
+        if self.method == "sampling" and len(x) == len(y):
+            eta = network.sample(x, generator)
             penalty = eta.new_zeros(())
         else:
-            eta, per_row = self._penalty(network, batch.x, generator)
-            penalty = _mean(per_row[:n_labeled], batch.weight)
-            if len(batch.x) > n_labeled:
-                share = batch.unlabeled_share
-                unlabeled = batch.unlabeled_weight * per_row[n_labeled:].mean()
-                penalty = (1 - share) * penalty + share * unlabeled
-        loss = _mean(self.family.loss(eta[:n_labeled], batch.y), batch.weight)
-        return Terms(loss, penalty, self._l2(network, loss))
+            eta, per_row = self._penalty(network, x, generator)
+            penalty = per_row.dot(rows.penalty_weight)
+        return self.family.loss(eta[: len(y)], y).dot(rows.loss_weight), penalty
 
     def _penalty(self, network, x, generator) -> tuple[Tensor, Tensor]:
         if self.method == "sampling":
@@ -96,47 +131,6 @@ class Objective(nn.Module):
         if self.n_probes is None or self.n_probes >= rank:
             return None
         return draw_probes(len(eta), self.n_probes, rank, like=eta, generator=generator)
-
-    def accumulate(
-        self, network: NoisyNetwork, batch: Batch, generator: torch.Generator | None = None
-    ) -> Terms:
-        """The terms on one batch; the gradient of their sum is added to the parameters'."""
-        terms = self(network, batch, generator)
-        terms.total.backward()
-        return Terms(*(term.detach() for term in terms))
-
-    def backward(
-        self, network: NoisyNetwork, batch: Batch, generator: torch.Generator | None = None
-    ) -> Terms:
-        """The terms on one batch; the gradient of their sum replaces that of the parameters."""
-        if not self._is_one_pass(network, batch):
-            network.zero_grad()
-            return self.accumulate(network, batch, generator)
-        loss_weight = penalty_weight = _row_weights(batch)
-        if len(batch.x) > len(batch.y):
-            loss_weight = loss_weight[: len(batch.y)]
-            penalty_weight = _row_weights(batch, penalty=True)
-        sampling = self.method == "sampling"
-        loss, penalty = backpropagate(
-            network, self.family, batch, loss_weight, penalty_weight, sampling, generator
-        )
-        if self.alpha > 0:
-            for layer in network.linears:
-                layer.weight.grad.add_(layer.weight.detach(), alpha=self.alpha)
-        with torch.no_grad():
-            return Terms(loss, penalty, self._l2(network, loss))
-
-    def _is_one_pass(self, network: NoisyNetwork, batch: Batch) -> bool:
-        """Whether :func:`backpropagate` knows how to do it."""
-        if not isinstance(batch.x, Tensor):
-            return False
-        if self.method == "sampling":
-            return len(batch.x) == len(batch.y)
-        # The quadratic penalty of noise at the last site is the diagonal one.
-        last = len(network.layers) - 1
-        return self.method == "diagonal" or (
-            self.method == "quadratic" and network.noise.keys() <= {last}
-        )
 
     @torch.no_grad()
     def mean_curvature(
@@ -156,14 +150,21 @@ class Objective(nn.Module):
         penalty : bool, default=False
             Whether the mean is that of the penalty, over unlabelled rows as well.
         """
-        weight = _row_weights(batch, penalty)
-        curvature = self.family.curvature(network(batch.x)) * weight.unsqueeze(-1)
-        values = apply_elementwise(batch.x, function)
-        if isinstance(values, Tensor) and len(values) == 1:  # which stands for all rows
-            coefficients = curvature.sum(0).unsqueeze(-1) * values
-        else:
-            coefficients = (values.mT @ curvature).mT
-        return [coefficients, curvature.sum(0)][: len(list(network.parameters()))]
+        totals = [0.0, 0.0][: len(list(network.parameters()))]
+        for rows in _cut(network, _whole(batch)):
+            weight = rows.penalty_weight
+            if not penalty:
+                weight = torch.zeros_like(weight)
+                weight[: len(rows.y)] = rows.loss_weight
+            curvature = self.family.curvature(network(rows.x)) * weight.unsqueeze(-1)
+            values = apply_elementwise(rows.x, function)
+            if isinstance(values, Tensor) and len(values) == 1:  # which stands for all rows
+                coefficients = curvature.sum(0).unsqueeze(-1) * values
+            else:
+                coefficients = (values.mT @ curvature).mT
+            parts = (coefficients, curvature.sum(0))
+            totals = [total + part for total, part in zip(totals, parts, strict=False)]
+        return totals
 
     def _l2(self, network, loss: Tensor) -> Tensor:
         if self.alpha == 0:
@@ -172,20 +173,32 @@ class Objective(nn.Module):
         return 0.5 * self.alpha * sum(w.dot(w) for w in weights)
 
 
-def _row_weights(batch: Batch, penalty: bool = False) -> Tensor:
-    """The weight of each row in the mean loss, or in that of the penalty."""
-    n_labeled, x = len(batch.y), batch.x
-    if len(x) == n_labeled and batch.weight is None:
-        return torch.full((n_labeled,), 1 / n_labeled, dtype=x.dtype, device=x.device)
-    weight = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-    weight[:n_labeled] = 1 if batch.weight is None else batch.weight
-    weight[:n_labeled] /= n_labeled
-    if penalty and len(x) > n_labeled:
-        weight[:n_labeled] *= 1 - batch.unlabeled_share
-        weight[n_labeled:] = batch.unlabeled_weight * batch.unlabeled_share
-        weight[n_labeled:] /= len(x) - n_labeled
-    return weight
+class _Rows(NamedTuple):
+    """Rows of a batch and their weights in the loss (labelled ones) and in the penalty (all)."""
+
+    x: Tensor | SparseMatrix
+    y: Tensor
+    loss_weight: Tensor
+    penalty_weight: Tensor
 
 
-def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
-    return values.mean() if weight is None else (values * weight).mean()
+def _whole(batch: Batch) -> _Rows:
+    x, y, weight, share, unlabeled_weight = batch
+    n_labeled, n_unlabeled = len(y), len(x) - len(y)
+    if weight is None:
+        weight = torch.full((n_labeled,), 1 / n_labeled, dtype=x.dtype, device=x.device)
+    else:
+        weight = weight / n_labeled
+    if not n_unlabeled:
+        return _Rows(x, y, weight, weight)
+    unlabeled = weight.new_full((n_unlabeled,), share * unlabeled_weight / n_unlabeled)
+    return _Rows(x, y, weight, torch.cat([(1 - share) * weight, unlabeled]))
+
+
+def _cut(network: NoisyNetwork, rows: _Rows) -> list[_Rows]:
+    """Blocks of dense rows for a network without hidden layers, else the rows as they are."""
+    if isinstance(rows.x, SparseMatrix) or len(network.layers) > 1:
+        return [rows]
+    size = max(rows.x.shape[1], network.layers[0].out_features)
+    cut = blocks(len(rows.x), size, in_cache=rows.x.device.type == "cpu")
+    return [_Rows(*(each[b] for each in rows)) for b in cut] if len(cut) > 1 else [rows]

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sklearn_margdrop.batches import blocks
+
 #: Pairs of nodes that stand for the normal distribution of the logits.
 _N_NODES = 64
 
@@ -75,18 +77,11 @@ class _SoftplusGap(torch.autograd.Function):
 
     @staticmethod
     def forward(mean, variance):
-        value = torch.zeros_like(mean)
-        by_mean = torch.zeros_like(mean)
-        by_variance = torch.zeros_like(mean)
-        for spread, weight in zip(*_logistic_mixture(), strict=True):
-            inverse_root = (variance + spread).rsqrt()
-            t = mean * inverse_root
-            density = (t.square() * -0.5).exp() * (weight / math.sqrt(2 * math.pi))
-            by_mean += weight * torch.special.ndtr(t)
-            value += density / inverse_root
-            by_variance += density * inverse_root
-        value += mean * by_mean - softplus(mean)
-        return value.clamp_min(0), by_mean - mean.sigmoid(), 0.5 * by_variance
+        mean, variance = torch.broadcast_tensors(mean, variance)
+        width = len(_logistic_mixture()[0]) * mean.shape[-1]
+        cut = blocks(len(mean), width, in_cache=mean.device.type == "cpu")
+        parts = [_softplus_gap(mean[rows], variance[rows]) for rows in cut]
+        return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -97,6 +92,20 @@ class _SoftplusGap(torch.autograd.Function):
     def backward(ctx, grad, *_):
         by_mean, by_variance = ctx.saved_tensors
         return grad * by_mean, grad * by_variance
+
+
+def _softplus_gap(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The value and its derivatives, with the normals of the mixture along a new first axis."""
+    spread, weight = (mean.new_tensor(each) for each in _logistic_mixture())
+    inverse_root = (variance + spread.view(-1, *[1] * mean.dim())).rsqrt_()
+    t = mean * inverse_root
+    density = (t * t).mul_(-0.5).exp_()
+    by_mean = torch.tensordot(weight, torch.special.ndtr(t), 1)
+    weight = weight / math.sqrt(2 * math.pi)
+    value = torch.tensordot(weight, density / inverse_root, 1)
+    value += mean * by_mean - softplus(mean)
+    by_variance = torch.tensordot(weight, density.mul_(inverse_root), 1)
+    return value.clamp_min(0), by_mean - mean.sigmoid(), 0.5 * by_variance
 
 
 @cache
@@ -115,27 +124,48 @@ def _normal_nodes(n_dimensions: int) -> Tensor:
     return nodes
 
 
+def _logsumexp_gap(eta: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The value and its derivatives, with the classes along the first axis meanwhile."""
+    dtype = eta.dtype
+    if eta.device.type != "mps":
+        eta, variance = eta.double(), variance.double()  # the range of the exponentials
+    nodes = _normal_nodes(eta.shape[-1]).to(eta)
+    # The root has a finite derivative everywhere, and the value a negligible excess.
+    std = (variance + torch.finfo(dtype).eps).sqrt().mT.contiguous()
+    # A pair of nodes shares one exponential, of up to the cube root of what can be represented.
+    bounded = std.clamp_max(math.log(torch.finfo(eta.dtype).max) / (3 * nodes.abs().max()))
+    eta = eta.mT.contiguous()
+    weight = (eta - eta.amax(0)).exp_()
+    value = torch.zeros_like(weight[0] + std[0])
+    by_eta, by_std = torch.zeros_like(weight + std), torch.zeros_like(weight + std)
+    for node in nodes.unsqueeze(-1):
+        factor = (node * bounded).exp_()
+        above, below = weight * factor, weight / factor
+        total_above, total_below = above.sum(0), below.sum(0)
+        value += (total_above * total_below).log_()
+        above *= total_above.reciprocal_()
+        below *= total_below.reciprocal_()
+        by_eta += above
+        by_eta += below
+        by_std += above.sub_(below).mul_(node)
+    share = 0.5 / len(nodes)
+    total = weight.sum(0)
+    value = (value.mul_(share) - total.log()).clamp_min(0)
+    by_eta = by_eta.mul_(share) - weight / total
+    by_variance = by_std.mul_(0.5 * share) / std
+    return value.to(dtype), by_eta.mT.to(dtype), by_variance.mT.to(dtype)
+
+
 class _LogSumExpGap(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
     def forward(eta, variance):
-        # The root has a finite derivative everywhere, and the value a negligible excess.
-        std = (variance + torch.finfo(eta.dtype).eps).sqrt()
-        value = -eta.logsumexp(-1)
-        by_eta = -eta.softmax(-1)
-        by_std = torch.zeros_like(eta)
-        nodes = _normal_nodes(eta.shape[-1]).to(eta)
-        share = 0.5 / len(nodes)
-        for node in nodes:
-            for signed in (node, -node):
-                logits = eta + signed * std
-                norm = logits.logsumexp(-1, keepdim=True)
-                o = (logits - norm).exp()
-                value = value + share * norm.squeeze(-1)
-                by_eta = by_eta + share * o
-                by_std = by_std + share * signed * o
-        return value, by_eta, 0.5 * by_std / std
+        eta, variance = torch.broadcast_tensors(eta, variance)
+        width = 16 * eta.shape[-1]  # there are several arrays of this shape
+        cut = blocks(len(eta), width, in_cache=eta.device.type == "cpu")
+        parts = [_logsumexp_gap(eta[rows], variance[rows]) for rows in cut]
+        return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
 
     @staticmethod
     def setup_context(ctx, inputs, output):

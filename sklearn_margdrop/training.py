@@ -177,7 +177,7 @@ class MarginalizedNet(NeuralNet):
 
             def evaluate():
                 nonlocal terms
-                terms = objective.accumulate(self.module_, batch, self.generator_)
+                terms = objective.backward(self.module_, batch, self.generator_)
                 return terms.total
 
             optimizer.step(evaluate)
@@ -186,6 +186,8 @@ class MarginalizedNet(NeuralNet):
             information = objective.mean_curvature(self.module_, batch, penalty=True)
             information[0] += objective.alpha  # the curvature of the L2 penalty
             optimizer.accumulate(information, len(batch.y))
+        for parameter in self.module_.parameters():
+            parameter.grad = None
         terms = objective.backward(self.module_, batch, self.generator_)
         self.notify(
             "on_grad_computed",

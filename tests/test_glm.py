@@ -740,20 +740,20 @@ def test_interrupts_keep_the_last_iteration(text, monkeypatch):
     X, y, *_ = text
     whole = MarginalizedDropoutGLMClassifier().fit(X, y)
     calls = []
-    forward = Objective.forward
+    backward = Objective.backward
 
     def interrupted(self, *args):
         calls.append(None)
         if len(calls) == 8:
             raise KeyboardInterrupt
-        return forward(self, *args)
+        return backward(self, *args)
 
-    monkeypatch.setattr(Objective, "forward", interrupted)
+    monkeypatch.setattr(Objective, "backward", interrupted)
     with pytest.warns(UserWarning, match="interrupted by the user in iteration"):
         model = MarginalizedDropoutGLMClassifier().fit(X, y)
     assert 0 < model.n_iter_ < whole.n_iter_
     assert model.loss_curve_ == whole.loss_curve_[: model.n_iter_]
-    monkeypatch.setattr(Objective, "forward", forward)
+    monkeypatch.setattr(Objective, "backward", backward)
     terms = model.net_.criterion_(
         model.net_.module_, model._rows(X, y, None, None, True, False, None, None)[0].whole
     )

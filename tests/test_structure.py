@@ -17,11 +17,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = {
     "noise": 0,
     "sparse": 0,
-    "quadrature": 0,
     "optimizers": 0,
     "products": 1,
     "batches": 1,
     "layers": 2,
+    "quadrature": 2,
     "families": 3,
     "networks": 3,
     "penalties": 4,
