@@ -82,9 +82,20 @@ class Family(ABC):
         """The number of rows of ``curvature_factor`` for K = `n_outputs`."""
         return n_outputs
 
+    def curvature_rows(self, eta: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The rows scale_k (e_k - centre) of U with U'U = A''(eta), for each sample.
+
+        `scale` has the shape (n_samples, rank), `centre` (n_samples, K); None stands for zero.
+        """
+        return self.curvature_root(eta), None
+
     def curvature_factor(self, eta: Tensor) -> Tensor:
-        """U of shape (n_samples, rank, K) with U'U = A''(eta) for each sample."""
-        return torch.diag_embed(self.curvature_root(eta))
+        """U itself, of shape (n_samples, rank, K)."""
+        scale, centre = self.curvature_rows(eta)
+        if centre is None:
+            return torch.diag_embed(scale)
+        eye = torch.eye(eta.shape[-1], dtype=eta.dtype, device=eta.device)
+        return scale.unsqueeze(-1) * (eye[: scale.shape[-1]] - centre.unsqueeze(-2))
 
     def curvature_trace(self, eta: Tensor, variance: Tensor, weight: Tensor) -> Tensor:
         """tr(A''(eta) W diag(v) W') for `variance` (n_samples, width), `weight` (K, width).
@@ -274,16 +285,15 @@ class Categorical(Family):
     def curvature_rank(self, n_outputs):
         return n_outputs - 1
 
-    def curvature_factor(self, eta):
+    def curvature_rows(self, eta):
         # The K vectors u_k = sqrt(o_k) (e_k - o) factor the curvature, and sqrt(o) is
         # orthogonal to them: a Householder reflection that takes sqrt(o) to e_K turns the
         # last vector into zero, so K - 1 are enough.
         root = (0.5 * eta.log_softmax(-1)).exp()
         last = root[..., -1:]
         share = last / (1 + last)
-        eye = torch.eye(eta.shape[-1], dtype=eta.dtype, device=eta.device)
-        centre = (1 - share) * root.square() + share * eye[-1]
-        return root[..., :-1, None] * (eye[:-1] - centre[..., None, :])
+        centre = (1 - share) * root.square() + F.pad(share, (root.shape[-1] - 1, 0))
+        return root[..., :-1], centre
 
     def curvature_trace(self, eta, variance, weight):
         o = eta.softmax(-1)

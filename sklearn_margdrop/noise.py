@@ -79,6 +79,14 @@ class Noise(ABC):
         return _slope(partial(self.sample, generator=generator), z)
 
 
+def random_int16(shape, generator: torch.Generator | None, device) -> Tensor:
+    """Uniform random integers of 16 bits. One draw of 64 serves four of them."""
+    size, whole = math.prod(shape), torch.iinfo(torch.int64)
+    n_draws = -(-size // 4)
+    bits = torch.randint(whole.min, whole.max, (n_draws,), generator=generator, device=device)
+    return bits.view(torch.int16)[:size].view(shape)
+
+
 def _slope(function: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor | None]:
     """Value and derivative of an elementwise function."""
     with torch.enable_grad():
@@ -132,13 +140,8 @@ class Dropout(Noise):
             uniform = torch.rand(z.shape, generator=generator, dtype=z.dtype, device=z.device)
             # ceil(q - u) is 1 where u < q and 0 elsewhere, in the dtype of z.
             return (q - uniform).ceil().div_(q)
-        # A draw of 64 random bits serves four units, with a rate that is q to within 2^-17.
-        n_draws = -(-z.numel() // 4)
-        whole = torch.iinfo(torch.int64)
-        bits = torch.randint(
-            whole.min, whole.max, (n_draws,), generator=generator, device=z.device
-        )
-        bits = bits.view(torch.int16)[: z.numel()].view(z.shape)
+        # The rate is q to within 2^-17.
+        bits = random_int16(z.shape, generator, z.device)
         return (bits < kept - 2**15).to(z.dtype).mul_(2**16 / kept)
 
 

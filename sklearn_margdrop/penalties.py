@@ -14,12 +14,14 @@ dropped (P, below Eq. 4), so that R needs no label and is never negative.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sklearn_margdrop.families import Family
 from sklearn_margdrop.layers import NoisyInput
 from sklearn_margdrop.networks import Trace
-from sklearn_margdrop.products import sum_of_squares
+from sklearn_margdrop.noise import random_int16
+from sklearn_margdrop.products import product, sum_of_squares
 
 
 def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Tensor:
@@ -32,9 +34,10 @@ def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Ten
     ----------
     trace : Trace
     family : Family
-    probes : Tensor of shape (n_samples, n_probes, rank), default=None
-        Random combinations of the rows of U, see :func:`draw_probes`, which make the value
-        and the gradient unbiased estimates whose cost does not depend on K.
+    probes : Tensor of shape (n_samples, size, n_probes), default=None
+        Signs of random combinations of the rows of U, see :func:`draw_probes`, which make the
+        value and the gradient unbiased estimates. All layers but the last work on `n_probes`
+        rows then, and the last one on a single row's worth, whatever their number.
 
     Returns
     -------
@@ -47,11 +50,15 @@ def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Ten
     if noisy[0] == len(trace.variances) - 1:
         # Noise at the last site alone: the diagonal form is exact and forms no cotangents.
         return diagonal(trace, family)
-    cotangents = family.curvature_factor(trace.eta)
-    if probes is not None:
-        cotangents = probes @ cotangents
-    for index in reversed(range(noisy[0], len(trace.jacobians))):
-        cotangents = trace.jacobians[index].pull_back(cotangents)
+    *inner, last = range(noisy[0], len(trace.jacobians))
+    weight = trace.jacobians[last].weight
+    if probes is None:
+        cotangents = product(family.curvature_factor(trace.eta), weight)
+    else:
+        cotangents = _pull_back_combined(*family.curvature_rows(trace.eta), weight, probes)
+    for index in (last, *reversed(inner)):
+        if index < last:
+            cotangents = trace.jacobians[index].pull_back(cotangents)
         variance = trace.variances[index]
         if variance is not None:
             total = total + 0.5 * (sum_of_squares(cotangents) * variance).sum(-1)
@@ -108,13 +115,33 @@ def moments(trace: Trace, family: Family) -> Tensor:
 def draw_probes(
     n_samples: int, n_probes: int, rank: int, *, like: Tensor, generator=None
 ) -> Tensor:
-    """Rademacher signs over sqrt(n_probes), shape (n_samples, n_probes, rank).
+    """Random signs that combine the rows of U, shape (n_samples, ceil(rank / n_probes), n_probes).
+
+    Combination p of a sample is the sum of the rows p, p + n_probes, p + 2 n_probes, ..., each
+    with its sign: products of different rows cancel on average, and fewer rows meet than in
+    combinations of all of them, which would cost as many times more.
 
     On the device and with the dtype of `like`.
     """
-    shape = (n_samples, n_probes, rank)
-    bits = torch.randint(0, 2, shape, generator=generator, device=like.device, dtype=like.dtype)
-    return (2 * bits - 1) / n_probes**0.5
+    shape = (n_samples, -(-rank // n_probes), n_probes)
+    negative = random_int16(shape, generator, like.device) < 0
+    return negative.to(like.dtype).mul_(-2).add_(1)
+
+
+def _pull_back_combined(
+    scale: Tensor, centre: Tensor | None, weight: Tensor, probes: Tensor
+) -> Tensor:
+    """Combinations of scale_k (e_k - centre) times `weight`, (n_samples, n_probes, width)."""
+    size, n_probes = probes.shape[-2:]
+    rank = scale.shape[-1]
+    missing = size * n_probes - rank
+    scaled = F.pad(scale, (0, missing)).unflatten(-1, (size, n_probes)) * probes
+    rows = F.pad(weight[:rank], (0, 0, 0, missing)).unflatten(0, (size, n_probes))
+    combined = product(scaled.permute(2, 0, 1), rows.transpose(0, 1)).transpose(0, 1)
+    if centre is None:
+        return combined
+    total, shared = scaled.sum(-2).unsqueeze(-1), product(centre, weight).unsqueeze(-2)
+    return torch.baddbmm(combined, total, shared, alpha=-1)
 
 
 def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:

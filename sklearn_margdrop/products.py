@@ -41,8 +41,10 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
 
 
 def product(a: Tensor, w: Tensor) -> Tensor:
-    """``a @ w`` for `a` of shape (..., n, m) and `w` of shape (m, p)."""
-    return _Product.apply(a, w)
+    """``a @ w`` for `a` of shape (..., n, m) and `w` of shape (m, p), or a stack of them each."""
+    shape = (*a.shape[:-1], w.shape[-1])
+    # A single product of all rows, where torch would make one for each sample of permuted axes.
+    return _Product.apply(_rows(a) if w.dim() == 2 else a, w).view(shape)
 
 
 def squared_product(v: Tensor, w: Tensor, exact: bool = False) -> Tensor:
@@ -97,11 +99,13 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         a, w = ctx.saved_tensors
+        size, dtype = w.numel(), grad.dtype
+        grad = _lower(grad, size)
         grad_a = grad_w = None
         if ctx.needs_input_grad[0]:
-            grad_a = _multiply(grad, w.mT, w.numel())
+            grad_a = multiply(grad, _lower(w, size).mT).to(dtype)
         if ctx.needs_input_grad[1]:
-            grad_w = _multiply(_rows(a).mT, _rows(grad), w.numel())
+            grad_w = multiply(_lower(a, size).mT, grad).to(dtype)
         return grad_a, grad_w
 
 
@@ -133,7 +137,7 @@ class _SumOfSquares(torch.autograd.Function):
 
     @staticmethod
     def forward(c):
-        return c.square().sum(-2)
+        return (c * c).sum(-2)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -156,11 +160,14 @@ def _square(w: Tensor, weight_size: int) -> Tensor:
     return w * w
 
 
+def _lower(a: Tensor, weight_size: int) -> Tensor:
+    """`a` itself, or in bfloat16 if that is worth it."""
+    return a.bfloat16() if _low_precision(a, weight_size) else a
+
+
 def _multiply(a: Tensor, b: Tensor, weight_size: int) -> Tensor:
     """``a @ b`` in the dtype of `a`, through bfloat16 for a weight matrix that is worth it."""
-    if _low_precision(a, weight_size):
-        return (a.bfloat16() @ b.bfloat16()).float()
-    return multiply(a, b)
+    return multiply(_lower(a, weight_size), _lower(b, weight_size)).to(a.dtype)
 
 
 def _low_precision(a: Tensor, weight_size: int) -> bool:

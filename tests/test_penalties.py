@@ -105,7 +105,7 @@ def test_gradient(family, activation, penalty):
 
 
 @families
-@pytest.mark.parametrize("n_probes", [1, 2])
+@pytest.mark.parametrize("n_probes", [1, 2, 3])
 def test_probes_are_unbiased(family, n_probes):
     """Value, and gradient along a fixed direction."""
     network, _, x = problem("1-both", "tanh", "dropout", n_outputs=4)
@@ -121,10 +121,39 @@ def test_probes_are_unbiased(family, n_probes):
         return torch.stack([total.detach(), slope])
 
     shape = (len(x), n_probes, family.curvature_rank(4))
-    draws = [
-        value_and_slope(draw_probes(*shape, like=x, generator=generator)) for _ in range(1000)
-    ]
-    assert z_score(torch.stack(draws), value_and_slope(None)) < 4
+    draws = torch.stack(
+        [value_and_slope(draw_probes(*shape, like=x, generator=generator)) for _ in range(1000)]
+    )
+    exact = value_and_slope(None)
+    if n_probes == shape[-1]:  # one row in each combination
+        torch.testing.assert_close(draws, exact.expand_as(draws), **EXACT)
+    else:
+        assert z_score(draws, exact) < 4
+
+
+@families
+@pytest.mark.parametrize("n_probes", [1, 2, 3])
+def test_probes_combine_every_nth_row(family, n_probes):
+    """The rows of U as a matrix, combined and pulled back by autograd's Jacobians."""
+    network, models, x = problem("1-both", "tanh", "dropout", n_outputs=5)
+    rank = family.curvature_rank(5)
+    generator = torch.Generator().manual_seed(0)
+    probes = draw_probes(len(x), n_probes, rank, like=x, generator=generator)
+    signs = torch.zeros(len(x), n_probes, rank, dtype=x.dtype)
+    for k in range(rank):
+        signs[:, k % n_probes, k] = probes[:, k // n_probes, k % n_probes]
+    z = network.layers[1](network.layers[0](x))
+    rows = signs @ family.curvature_factor(network(x))
+    weights = weights_of(network)
+    jacobian = torch.stack(
+        [torch.func.jacrev(lambda r: oracles.tail(weights, "tanh", 0, r))(row) for row in x]
+    )
+    total = (rows @ weights[1][0]).square().sum(1) * models[1].variance(z)
+    expected_value = total.sum(1) + (
+        (rows @ jacobian).square().sum(1) * models[0].variance(x)
+    ).sum(1)
+    value = quadratic(network.trace(x), family, probes)
+    torch.testing.assert_close(value, 0.5 * expected_value, **EXACT)
 
 
 def test_probes_are_reproducible_signs():
@@ -137,7 +166,9 @@ def test_probes_are_reproducible_signs():
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first, again)
     assert first.dtype == like.dtype
-    assert set(first.flatten().tolist()) == {0.5, -0.5}  # +-1 / sqrt(n_probes)
+    assert first.shape == (50, 2, 4)  # six rows in four combinations
+    assert set(first.flatten().tolist()) == {1.0, -1.0}
+    assert z_score(first.double(), 0.0) < 4
 
 
 @pytest.mark.parametrize("family", [FAMILIES[n]() for n in FAMILIES if n != "normal"], ids=repr)

@@ -58,7 +58,8 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
 
     n_probes : int, default=None
         With ``method="quadratic"``, the number of random combinations that stand for the
-        outputs: unbiased, at a cost that does not depend on their number. None is exact.
+        outputs: unbiased, at a cost in the hidden layers that does not depend on the number of
+        outputs. None is exact.
 
     alpha : float, default=1e-4
         Strength of the L2 penalty ``alpha / 2 * ||weights||^2``, added to the mean loss over
