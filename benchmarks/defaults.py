@@ -8,14 +8,12 @@ LogisticRegression with the best C, and MLPClassifier with the best of twelve se
 
 import argparse
 import json
-import platform
 import time
 import warnings
 from pathlib import Path
 
+import harness
 import numpy as np
-import sklearn
-import torch
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -24,7 +22,6 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
 
-import sklearn_margdrop
 from sklearn_margdrop import MarginalizedDropoutClassifier
 
 DATA = {
@@ -84,9 +81,8 @@ def main():
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # settings of the peers that do not converge
-    libraries = (sklearn_margdrop, torch, sklearn)
-    versions = {library.__name__: library.__version__ for library in libraries}
-    print(f"{options.splits} splits; {platform.machine()}, {versions}")
+    environment = harness.environment()
+    print(f"{options.splits} splits; {environment}")
     table = {}
     for title, (load, scaler) in DATA.items():
         runs = [evaluate(load, scaler, seed, options.untuned) for seed in range(options.splits)]
@@ -108,7 +104,7 @@ def main():
                 "seconds": seconds,
             }
     if options.json:
-        result = {"splits": options.splits, "versions": versions, "results": table}
+        result = {"splits": options.splits, "environment": environment, "results": table}
         options.json.write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -15,27 +15,21 @@ not, in units of the data.
 """
 
 import argparse
-import gc
 import json
-import platform
 import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
+import harness
 import numpy as np
 import scipy.sparse as sp
-import sklearn
 import text_data
-import torch
 from sklearn.base import clone
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression, PoissonRegressor, SGDClassifier
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
-import sklearn_margdrop
 from sklearn_margdrop import MarginalizedDropoutGLMClassifier, MarginalizedDropoutGLMRegressor
 
 C = {"C": [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 100]}
@@ -59,29 +53,19 @@ def ours():
 
 def peak_memory(model, X, y, options):
     """Peak memory of a fit in a fresh process, above that of the imports, in units of X."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_peak_memory, model, X, y, options).result() / _size(X)
+    return harness.in_fresh_process(_peak_memory, model, X, y, options) / _size(X)
 
 
 def _peak_memory(model, X, y, options):
     warnings.simplefilter("ignore")
     rows = np.linspace(0, X.shape[0] - 1, 200).astype(int)
     clone(model).fit(X[rows][:, :50], y[rows])  # loads what is loaded late
-    gc.collect()
-    before = _status("VmRSS") - _size(X)
-    Path("/proc/self/clear_refs").write_text("5")
-    clone(model).fit(X, y, **options)
-    return _status("VmHWM") - before
+    return _size(X) + harness.peak_memory(lambda: clone(model).fit(X, y, **options))
 
 
 def _size(X):
     parts = (X.data, X.indices, X.indptr) if sp.issparse(X) else (X,)
     return sum(part.nbytes for part in parts) / 1e6
-
-
-def _status(key):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith(key))
 
 
 class Table:
@@ -202,14 +186,7 @@ def main():
     parser.add_argument("--only", nargs="*", help="names of data sets")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
-    environment = {
-        "processor": processor(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "scikit-learn": sklearn.__version__,
-        "sklearn_margdrop": sklearn_margdrop.__version__,
-    }
+    environment = harness.environment()
     print(environment)
     jobs = {name: partial(small_text, name, arguments.splits) for name in text_data.available()}
     if text_data.FOLDER:
@@ -229,17 +206,6 @@ def main():
         if arguments.json:
             stored = {"environment": environment, "results": results}
             arguments.json.write_text(json.dumps(stored, indent=1) + "\n")
-
-
-def processor():
-    """Name of the processor, as the system tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor()
 
 
 if __name__ == "__main__":

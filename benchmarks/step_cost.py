@@ -1,167 +1,118 @@
-"""The cost of one training step: each method against a plain torch loop with nn.Dropout.
+"""The cost of one training step: each method against plain torch, skorch and MLPClassifier.
 
-Run ``python benchmarks/step_cost.py``. The peers take turns, a few steps at a time, so that a
-machine whose speed drifts slows all of them alike; medians over the turns are compared.
-
-The step is what `fit` does for each batch: slice it, compute the objective and its gradient,
-update the weights by SGD with momentum. The plain loop slices the same tensors.
+Run ``python benchmarks/step_cost.py``. A step is what a fit does for each batch: slice it, compute
+the objective and its gradient, update the weights by SGD with momentum. The plain torch loop
+slices the same tensors; skorch's own loader makes its batches; MLPClassifier makes one
+`partial_fit` of a batch, which validates it first.
 """
 
-import argparse
-import json
-import platform
-import statistics
-import time
-from itertools import pairwise
-from pathlib import Path
+import warnings
 
-import numpy as np
-import sklearn
 import torch
-from torch import nn
+from harness import Results, parser, take_turns
+from peers import RETAIN, SGD, endless, our_net, perceptron, random_images, rows_of, skorch_net
+from peers import torch_step as plain_step
+from sklearn.neural_network import MLPClassifier
 
-import sklearn_margdrop
-from sklearn_margdrop.batches import Batches, Features, Rows
-from sklearn_margdrop.families import Categorical
-from sklearn_margdrop.noise import Dropout
-from sklearn_margdrop.training import MarginalizedNet
-
-RETAIN = (0.8, 0.5)
-SGD = {"lr": 0.1, "momentum": 0.5}
-
-
-def data(sizes, n_rows, device):
-    """Random rows as sparse as MNIST's, and labels."""
-    rng = np.random.default_rng(0)
-    X = rng.random((n_rows, sizes[0]), dtype=np.float32)
-    X *= rng.random(X.shape) < 0.2
-    y = torch.from_numpy(rng.integers(sizes[-1], size=n_rows)).to(device)
-    return Rows(Features(X, device), y)
+#: Widths, batch size, and the probes of "quadratic" (None for all classes and for one).
+SHAPES = [
+    ((784, 1024, 10), 100, None),
+    ((784, 500, 1000, 10), 100, None),
+    ((64, 100, 10), 100, None),
+    ((784, 1024, 1000), 100, 16),
+    ((64, 256, 1000), 100, 16),
+]
+DROPOUT, PLAIN = "torch, nn.Dropout", "torch, no dropout"
 
 
-def forever(rows, batch_size):
-    """Batches in a new order each epoch, without end."""
-    batches = Batches(rows, batch_size, True, torch.Generator().manual_seed(0))
-    while True:
-        yield from batches
-
-
-def plain_loop(rows, sizes, batch_size, device, dropout):
-    """One step of a loop as the torch tutorials write it."""
-    layers = []
-    for k, (fan_in, fan_out) in enumerate(pairwise(sizes)):
-        if dropout:
-            layers.append(nn.Dropout(1 - RETAIN[min(k, 1)]))
-        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
-    model = nn.Sequential(*layers[:-1]).to(device)
+def torch_peer(rows, sizes, batch_size, device, dropout):
+    model = perceptron(sizes, dropout).to(device)
     optimizer = torch.optim.SGD(model.parameters(), **SGD)
-    loss_function = nn.CrossEntropyLoss()
-    batches = forever(rows, batch_size)
+    batches = endless(rows, batch_size)
 
     def step():
         batch = next(batches)
-        optimizer.zero_grad()
-        loss_function(model(batch.x), batch.y).backward()
-        optimizer.step()
+        plain_step(model, optimizer, batch.x, batch.y)
 
     return step
 
 
-def ours(rows, sizes, batch_size, device, method, n_probes=None):
-    """One step of this package's net."""
-    noise = {site: Dropout(RETAIN[min(site, 1)]) for site in range(len(sizes) - 1)}
-    net = MarginalizedNet(
-        module__layer_sizes=sizes,
-        module__noise=noise,
-        criterion__family=Categorical(),
-        criterion__method=method,
-        criterion__n_probes=n_probes,
-        optimizer=torch.optim.SGD,
-        optimizer__momentum=SGD["momentum"],
-        optimizer__fused=device.type in ("cpu", "cuda"),
-        lr=SGD["lr"],
-        train_split=None,
-        verbose=0,
-        device=str(device),
-    ).initialize()
-    net.notify("on_train_begin")
-    batches = forever(rows, batch_size)
+def skorch_peer(X, y, sizes, batch_size, device):
+    net = skorch_net(sizes, batch_size, 1, device, optimizer__momentum=SGD["momentum"])
+    net.set_params(lr=SGD["lr"]).initialize()
+
+    def forever():
+        while True:
+            yield from net.get_iterator(net.get_dataset(X, y), training=True)
+
+    batches = forever()
     return lambda: net.train_step(next(batches))
 
 
-def peers(rows, sizes, batch_size, device):
-    args = (rows, sizes, batch_size, device)
-    return {
-        "torch loop, nn.Dropout": plain_loop(*args, dropout=True),
-        "torch loop, no dropout": plain_loop(*args, dropout=False),
-        "sampling": ours(*args, "sampling"),
-        "diagonal": ours(*args, "diagonal"),
-        "quadratic": ours(*args, "quadratic"),
-        "quadratic, 1 probe": ours(*args, "quadratic", n_probes=1),
+def mlp_peer(X, y, sizes, batch_size):
+    model = MLPClassifier(
+        sizes[1:-1], solver="sgd", learning_rate_init=SGD["lr"], momentum=SGD["momentum"]
+    )
+    classes = range(sizes[-1])
+    starts = iter(range(10**9))
+
+    def step():
+        start = next(starts) * batch_size % (len(X) - batch_size)
+        rows = slice(start, start + batch_size)
+        model.partial_fit(X[rows], y[rows], classes=classes)
+
+    return step
+
+
+def our_peer(rows, batch_size, *args, **settings):
+    net, batches = our_net(*args, **settings), endless(rows, batch_size)
+    return lambda: net.train_step(next(batches))
+
+
+def peers(sizes, batch_size, n_probes, device):
+    X, y = random_images(50 * batch_size, sizes[0], sizes[-1])
+    rows = rows_of(X, y, device)
+    steps = {
+        DROPOUT: torch_peer(rows, sizes, batch_size, device, dropout=True),
+        PLAIN: torch_peer(rows, sizes, batch_size, device, dropout=False),
+        "skorch, nn.Dropout": skorch_peer(X, y, sizes, batch_size, device),
     }
-
-
-def measure(steps, turns, per_turn, device):
-    """Median seconds a step of each peer, taken in turns."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    seconds = {name: [] for name in steps}
-    for turn in range(turns + 1):
-        for name, step in steps.items():
-            wait()
-            start = time.perf_counter()
-            for _ in range(per_turn):
-                step()
-            wait()
-            if turn:  # the first turn warms up
-                seconds[name].append((time.perf_counter() - start) / per_turn)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def processor(device):
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        info = Path("/proc/cpuinfo").read_text()
-        name = next(x.split(":")[1].strip() for x in info.splitlines() if "model name" in x)
-    except (OSError, StopIteration):
-        name = platform.processor()
-    return f"{name}, {torch.get_num_threads()} threads"
+    methods = {
+        "no noise": ("diagonal", {"sites": ()}),
+        "sampling": ("sampling", {}),
+        "diagonal": ("diagonal", {}),
+    }
+    if n_probes is None:
+        methods["quadratic"] = ("quadratic", {})
+    for k in {n_probes or 1}:
+        methods[f"quadratic, {k} probe{'s' * (k > 1)}"] = ("quadratic", {"n_probes": k})
+    for name, (method, settings) in methods.items():
+        steps[name] = our_peer(rows, batch_size, sizes, method, device, **settings)
+    if device.type == "cpu":
+        steps["MLPClassifier"] = mlp_peer(X, y, sizes, batch_size)
+    return steps
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--layers", default="784-1024-10", help="widths, joined by dashes")
-    parser.add_argument("--batch-size", type=int, default=100)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--turns", type=int, default=40)
-    parser.add_argument("--steps", type=int, default=5, help="steps a turn")
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
-    options = parser.parse_args()
-
-    device = torch.device(options.device)
-    sizes = tuple(int(width) for width in options.layers.split("-"))
-    rows = data(sizes, 50 * options.batch_size, device)
-    steps = peers(rows, sizes, options.batch_size, device)
-    seconds = measure(steps, options.turns, options.steps, device)
-    libraries = (sklearn_margdrop, torch, sklearn)
-    versions = {library.__name__: library.__version__ for library in libraries}
-    print(f"{options.layers}, batches of {options.batch_size}, float32, retain rate {RETAIN}")
-    print(f"{processor(device)}; {', '.join(f'{k} {v}' for k, v in versions.items())}\n")
-    loop, sampling = seconds["torch loop, nn.Dropout"], seconds["sampling"]
-    print(f"{'':24s}{'ms a step':>10s}{'/ nn.Dropout':>14s}{'/ sampling':>12s}")
-    for name, value in seconds.items():
-        print(f"{name:24s}{value * 1e3:10.2f}{value / loop:14.2f}{value / sampling:12.2f}")
-    if options.json:
-        result = {
-            "layers": options.layers,
-            "batch_size": options.batch_size,
-            "processor": processor(device),
-            "versions": versions,
-            "seconds": seconds,
-            "ratio_to_nn_dropout": {name: value / loop for name, value in seconds.items()},
-            "ratio_to_sampling": {name: value / sampling for name, value in seconds.items()},
-        }
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    options = parser(__doc__)
+    options.add_argument("--layers", help="widths, joined by dashes, instead of the usual shapes")
+    options.add_argument("--batch-size", type=int, default=100)
+    options.add_argument("--n-probes", type=int)
+    options.add_argument("--steps", type=int, default=10, help="steps a turn")
+    options = options.parse_args()
+    warnings.simplefilter("ignore")
+    shapes = SHAPES
+    if options.layers:
+        sizes = tuple(int(width) for width in options.layers.split("-"))
+        shapes = [(sizes, options.batch_size, options.n_probes)]
+    results = Results(options)
+    for sizes, batch_size, n_probes in shapes:
+        device = torch.device(options.device)
+        steps = peers(sizes, batch_size, n_probes, device)
+        seconds = take_turns(steps, options.turns or 30, options.steps, device)
+        case = f"{'-'.join(map(str, sizes))}, batches of {batch_size}, retain rate {RETAIN}"
+        results.add(case, seconds, [DROPOUT, PLAIN, "sampling"])
+    results.finish()
 
 
 if __name__ == "__main__":

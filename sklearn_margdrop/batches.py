@@ -91,10 +91,15 @@ class Features:
             self.rows.nnz * 3 // 2 if hasattr(self.rows, "nnz") else self.shape[0] * self.shape[1]
         )
 
+    @property
+    def index_device(self) -> torch.device:
+        """Where an index of rows is needed."""
+        return self.rows.device if isinstance(self.rows, Tensor) else torch.device("cpu")
+
     def take(self, index: slice | Tensor) -> Tensor | SparseMatrix:
         """The rows at `index`, of shape (len(index), n_features)."""
         if isinstance(self.rows, Tensor):
-            return self.rows[index if isinstance(index, slice) else index.to(self.device)]
+            return self.rows[index]
         if isinstance(index, slice) and index == slice(0, len(self)):
             block = self.rows
         else:
@@ -149,7 +154,7 @@ class Rows(torch.utils.data.Dataset):
         self.features = features
         self.y = y
         self.weight = weight
-        self.index = index
+        self.index = None if index is None else index.to(features.index_device)
         self.unlabeled = unlabeled
         self.unlabeled_share = unlabeled_share
         self.unlabeled_weight = unlabeled_weight
@@ -215,7 +220,7 @@ class Batches:
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.generator = generator
-        self._unlabeled = None if rows.unlabeled is None else self._endless(len(rows.unlabeled))
+        self._unlabeled = None if rows.unlabeled is None else self._endless(rows.unlabeled)
 
     def __len__(self) -> int:
         return 1 if self.batch_size is None else -(-len(self.rows) // self.batch_size)
@@ -224,19 +229,20 @@ class Batches:
         if self.batch_size is None:
             yield self.rows.whole
             return
-        for position in self._positions(len(self.rows)):
+        for position in self._positions(self.rows.features, len(self.rows)):
             unlabeled = None if self._unlabeled is None else next(self._unlabeled)
             yield self.rows.batch(position, unlabeled)
 
-    def _positions(self, n_rows: int) -> Iterator[slice | Tensor]:
+    def _positions(self, features: Features, n_rows: int) -> Iterator[slice | Tensor]:
         # Batches of equal size: a last one of a few rows would move the weights at random.
         n_batches = -(-n_rows // self.batch_size)
         ends = [n_rows * k // n_batches for k in range(n_batches + 1)]
         if self.shuffle:
-            order = torch.randperm(n_rows, generator=self.generator)
+            # One transfer to the device an epoch, and none for a batch.
+            order = torch.randperm(n_rows, generator=self.generator).to(features.index_device)
             return (order[start:end] for start, end in pairwise(ends))
         return (slice(start, end) for start, end in pairwise(ends))
 
-    def _endless(self, n_rows: int) -> Iterator[slice | Tensor]:
+    def _endless(self, features: Features) -> Iterator[slice | Tensor]:
         while True:
-            yield from self._positions(n_rows)
+            yield from self._positions(features, len(features))

@@ -5,6 +5,8 @@ Everything that can be wrong is found here, before any training starts.
 
 from __future__ import annotations
 
+import multiprocessing
+import re
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 
@@ -31,9 +33,15 @@ _AUTO_RETAIN_RATE = (0.8, 0.5)
 
 
 def check_device(device: str | torch.device) -> torch.device:
-    """The torch device that the parameter `device` names; "auto" is CUDA where there is any."""
+    """The torch device that the parameter `device` names; "auto" is CUDA where there is any.
+
+    The worker processes of a search take several GPUs in turn.
+    """
     if isinstance(device, str) and device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        worker, n_devices = _worker_number(), torch.cuda.device_count()
+        return torch.device("cuda", worker % n_devices) if worker else torch.device("cuda")
     try:
         resolved = torch.device(device)
     except RuntimeError as error:
@@ -51,6 +59,18 @@ def check_device(device: str | torch.device) -> torch.device:
             f"device={device!r} is not available on this machine; use 'auto' or 'cpu'."
         )
     return resolved
+
+
+def release_memory(device: torch.device) -> None:
+    """Let other processes have the memory of a GPU that a fit in a worker no longer needs."""
+    if device.type == "cuda" and _worker_number():
+        torch.cuda.empty_cache()
+
+
+def _worker_number() -> int:
+    """The position of a worker process among its siblings, from 1; 0 in the main process."""
+    digits = re.search(r"\d+$", multiprocessing.current_process().name)
+    return int(digits.group()) if digits else 0
 
 
 def _can_allocate(device: torch.device) -> bool:

@@ -1,5 +1,6 @@
 """The estimators among scikit-learn's tools, with the containers that users have."""
 
+import multiprocessing
 import pickle
 import warnings
 
@@ -25,6 +26,8 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from skorch.exceptions import DeviceWarning
 
 from sklearn_margdrop import MarginalizedDropoutClassifier, MarginalizedDropoutRegressor
+from sklearn_margdrop.batches import Batches, Features, Rows
+from sklearn_margdrop.validation import check_device
 
 pytestmark = pytest.mark.filterwarnings("ignore:Training stopped at max_iter")
 
@@ -227,6 +230,35 @@ def test_cuda_agrees_with_the_cpu(iris, method):
         assert_allclose(gpu.predict_proba(X), cpu.predict_proba(X), atol=1e-6)
     assert_array_equal(classifier(device="cuda", method=method).fit(X, y).coefs_[0], gpu.coefs_[0])
     assert_array_equal(pickle.loads(pickle.dumps(gpu)).predict_proba(X), gpu.predict_proba(X))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("method", ["diagonal", "quadratic", "sampling"])
+def test_batches_do_not_wait_for_the_gpu(iris, method):
+    """Neither a transfer nor a read of the device between the batches of an epoch."""
+    net = classifier(device="cuda", method=method).fit(*iris).net_
+    rows = Rows(Features(iris[0], "cuda"), torch.as_tensor(iris[1], device="cuda"))
+    batches = iter(Batches(rows, 50, True, torch.Generator()))
+    net.train_step(next(batches))  # the order of the rows has been sent
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in batches:
+            net.train_step(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+@pytest.mark.parametrize(
+    ("process", "expected"),
+    [("MainProcess", "cuda"), ("LokyProcess-1", "cuda:1"), ("LokyProcess-4", "cuda:0")],
+)
+def test_workers_take_several_gpus_in_turn(process, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(multiprocessing.current_process(), "name", process)
+    assert check_device("auto") == torch.device(expected)
+    assert check_device("cpu") == torch.device("cpu")
 
 
 def test_model_from_another_device_loads_on_the_cpu(iris):

@@ -391,3 +391,20 @@ def test_fit_changes_neither_parameters_nor_data(data):
 def test_max_iter_warning_says_what_to_change(data):
     with pytest.warns(ConvergenceWarning, match=re.escape("max_iter=2")):
         MarginalizedDropoutClassifier((3,), max_iter=2).fit(*data)
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_full_gpu_says_what_to_change(data, fitted, monkeypatch):
+    model = MarginalizedDropoutClassifier(max_iter=1, warm_start=True)
+    if fitted:
+        with pytest.warns(ConvergenceWarning):
+            model.fit(*data)
+    before = vars(model).copy()
+
+    def step(self, batch, **fit_params):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr(MarginalizedNet, "train_step", step)
+    with pytest.raises(torch.OutOfMemoryError, match=r"n_jobs.*batch_size.*'cpu'.*2 GiB"):
+        model.fit(*data)
+    assert vars(model) == before

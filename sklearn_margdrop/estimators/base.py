@@ -19,7 +19,13 @@ from sklearn_margdrop.validation import (
     check_device,
     check_weights,
     fresh_random_state,
+    release_memory,
     to_tensor,
+)
+
+_OUT_OF_MEMORY = (
+    "The GPU ran out of memory. Run fewer fits on it at a time (n_jobs), lower batch_size, or set "
+    "device='cpu'. {}"
 )
 
 #: Attributes of which a fitted estimator has one.
@@ -117,13 +123,16 @@ class BaseMarginalizedEstimator(BaseEstimator, metaclass=ABCMeta):
             if net.stop_reason_ == "diverged" and net.best_score_ is None:
                 kept = " What was fitted before is kept." if before.keys() & _FITTED else ""
                 raise ValueError(self._diverged(net) + kept)
-        except BaseException:
+        except BaseException as error:
             # What was fitted before is as good as ever.
             vars(self).clear()
             vars(self).update(before)
+            if isinstance(error, torch.OutOfMemoryError):
+                raise torch.OutOfMemoryError(_OUT_OF_MEMORY.format(error)) from error
             raise
         self.net_ = net
         self._store(net, rows, incremental)
+        release_memory(rows.features.device)
         self._warn(net, incremental, rows)
         return self
 

@@ -1,0 +1,159 @@
+"""What the timing benchmarks share: peers that take turns, medians, ratios, stored results.
+
+The peers of a case run one after the other, again and again, so that a machine whose speed drifts
+slows all of them alike; each turn gives one ratio, and their median and quartiles are reported.
+"""
+
+import argparse
+import gc
+import json
+import platform
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import sklearn
+import skorch
+import torch
+
+import sklearn_margdrop
+
+#: How far the ratios may rise beyond the quartiles of both runs before `--check` fails.
+TOLERANCE = 1.1
+
+
+def parser(doc):
+    """The options that all of them have."""
+    options = argparse.ArgumentParser(description=doc.splitlines()[0])
+    options.add_argument("--device", default="cpu")
+    options.add_argument("--turns", type=int, help="turns that each peer takes")
+    options.add_argument("--json", type=Path, help="also write the results to this file")
+    options.add_argument(
+        "--check",
+        type=Path,
+        help="compare with the results in this file, and fail where a ratio is worse",
+    )
+    return options
+
+
+def environment(device="cpu"):
+    """Processor or GPU, and versions."""
+    device = torch.device(device)
+    libraries = (sklearn_margdrop, torch, sklearn, skorch, np)
+    versions = {library.__name__: library.__version__ for library in libraries}
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{_processor()}, {torch.get_num_threads()} threads"
+    return {"processor": name, "python": platform.python_version(), **versions}
+
+
+def _processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def take_turns(peers, turns, per_turn=1, device="cpu"):
+    """Seconds a call of each peer, one value a turn; the first turn warms up.
+
+    Peers that multiply by numpy come last: its threads go on spinning for a while.
+    """
+    wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
+    seconds = {name: [] for name in peers}
+    for turn in range(turns + 1):
+        time.sleep(0.3)
+        for name, call in peers.items():
+            wait()
+            start = time.perf_counter()
+            for _ in range(per_turn):
+                call()
+            wait()
+            if turn:
+                seconds[name].append((time.perf_counter() - start) / per_turn)
+    return seconds
+
+
+def in_fresh_process(function, *args, **kwargs):
+    """What a function of an importable module returns in a new process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *args, **kwargs).result()
+
+
+def peak_memory(call):
+    """Megabytes by which this process exceeds, at most, the memory that it holds now (Linux)."""
+    gc.collect()
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    call()
+    return _status("VmHWM") - before
+
+
+def _status(field):
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1e3
+    raise KeyError(field)
+
+
+class Results:
+    """Prints the cases as they come; at the end stores them or compares them with stored ones."""
+
+    def __init__(self, options):
+        self.options = options
+        self.environment = environment(options.device)
+        self.cases = {}
+        print(", ".join(f"{name} {value}" for name, value in self.environment.items()), flush=True)
+
+    def add(self, case, seconds, references, unit="ms"):
+        """Seconds a turn of each peer, and the names of those that the others are compared to."""
+        scale = {"s": 1, "ms": 1e3}[unit]
+        print(f"\n{case}")
+        print(f"{'':28s}{unit:>10s}" + "".join(f"{'/ ' + name:>26s}" for name in references))
+        self.cases[case] = {}
+        for name, values in seconds.items():
+            ratios = {r: np.divide(values, seconds[r]) for r in references}
+            self.cases[case][name] = {
+                "seconds": float(np.median(values)),
+                **{r: np.quantile(x, [0.5, 0.25, 0.75]).tolist() for r, x in ratios.items()},
+            }
+            print(
+                f"{name:28s}{np.median(values) * scale:10.3f}"
+                + "".join(f"{np.median(x):26.2f}" for x in ratios.values()),
+                flush=True,
+            )
+
+    def note(self, case, figures):
+        """Other figures, which are stored but not compared."""
+        self.cases[case] = figures
+
+    def finish(self):
+        """Store, compare, and end the process with 1 if a ratio is worse than it was."""
+        stored = {"environment": self.environment, "cases": self.cases}
+        if self.options.json:
+            self.options.json.write_text(json.dumps(stored, indent=1) + "\n")
+        if self.options.check:
+            sys.exit(self._check(json.loads(self.options.check.read_text())))
+
+    def _check(self, stored):
+        failed = compared = 0
+        for case, peers in stored["cases"].items():
+            for name, figures in peers.items():
+                for reference, quartiles in figures.items():
+                    now = self.cases.get(case, {}).get(name, {}).get(reference)
+                    if not isinstance(quartiles, list) or not isinstance(now, list):
+                        continue
+                    compared += 1
+                    if now[1] > TOLERANCE * quartiles[2]:
+                        failed += 1
+                        print(
+                            f"WORSE: {case}: {name} / {reference} is {now[0]:.2f}, "
+                            f"and was {quartiles[0]:.2f}"
+                        )
+        print(f"\n{compared} ratios compared with {self.options.check}, {failed} worse")
+        return int(failed > 0 or compared == 0)
