@@ -25,11 +25,13 @@ import sklearn_margdrop
 TOLERANCE = 1.1
 
 
-def parser(doc):
+def parser(doc, turns=True, device=True):
     """The options that all of them have."""
     options = argparse.ArgumentParser(description=doc.splitlines()[0])
-    options.add_argument("--device", default="cpu")
-    options.add_argument("--turns", type=int, help="turns that each peer takes")
+    if device:
+        options.add_argument("--device", default="cpu")
+    if turns:
+        options.add_argument("--turns", type=int, help="turns that each peer takes")
     options.add_argument("--json", type=Path, help="also write the results to this file")
     options.add_argument(
         "--check",
@@ -69,6 +71,8 @@ def take_turns(peers, turns, per_turn=1, device="cpu"):
     for turn in range(turns + 1):
         time.sleep(0.3)
         for name, call in peers.items():
+            if per_turn > 1:
+                call()  # with the caches as the peer finds them in a loop of its own
             wait()
             start = time.perf_counter()
             for _ in range(per_turn):
@@ -106,7 +110,7 @@ class Results:
 
     def __init__(self, options):
         self.options = options
-        self.environment = environment(options.device)
+        self.environment = environment(getattr(options, "device", "cpu"))
         self.cases = {}
         print(", ".join(f"{name} {value}" for name, value in self.environment.items()), flush=True)
 
@@ -120,7 +124,7 @@ class Results:
             ratios = {r: np.divide(values, seconds[r]) for r in references}
             self.cases[case][name] = {
                 "seconds": float(np.median(values)),
-                **{r: np.quantile(x, [0.5, 0.25, 0.75]).tolist() for r, x in ratios.items()},
+                "ratios": {r: _quartiles(x) for r, x in ratios.items() if r != name},
             }
             print(
                 f"{name:28s}{np.median(values) * scale:10.3f}"
@@ -128,9 +132,10 @@ class Results:
                 flush=True,
             )
 
-    def note(self, case, figures):
-        """Other figures, which are stored but not compared."""
-        self.cases[case] = figures
+    def note(self, case, name, ratios, **figures):
+        """Ratios that were found in another way, with other figures that are not compared."""
+        ratios = {key: _quartiles(values) for key, values in ratios.items()}
+        self.cases.setdefault(case, {})[name] = figures | {"ratios": ratios}
 
     def finish(self):
         """Store, compare, and end the process with 1 if a ratio is worse than it was."""
@@ -144,16 +149,27 @@ class Results:
         failed = compared = 0
         for case, peers in stored["cases"].items():
             for name, figures in peers.items():
-                for reference, quartiles in figures.items():
-                    now = self.cases.get(case, {}).get(name, {}).get(reference)
-                    if not isinstance(quartiles, list) or not isinstance(now, list):
+                for reference, quartiles in figures["ratios"].items():
+                    now = self.cases.get(case, {}).get(name, {"ratios": {}})["ratios"]
+                    now = now.get(reference)
+                    if now is None:
                         continue
                     compared += 1
-                    if now[1] > TOLERANCE * quartiles[2]:
+                    if _number(now[1]) > TOLERANCE * _number(quartiles[2]):
                         failed += 1
                         print(
-                            f"WORSE: {case}: {name} / {reference} is {now[0]:.2f}, "
-                            f"and was {quartiles[0]:.2f}"
+                            f"WORSE: {case}: {name} / {reference} is {_number(now[0]):.2f}, "
+                            f"and was {_number(quartiles[0]):.2f}"
                         )
         print(f"\n{compared} ratios compared with {self.options.check}, {failed} worse")
         return int(failed > 0 or compared == 0)
+
+
+def _quartiles(values):
+    """Median, lower and upper quartile; None for what was never reached."""
+    quartiles = np.quantile(values, [0.5, 0.25, 0.75], method="nearest")
+    return [float(q) if np.isfinite(q) else None for q in quartiles]
+
+
+def _number(value):
+    return np.inf if value is None else value

@@ -100,31 +100,32 @@ def exponent(sizes, values):
 
 
 def main():
-    options = parser(__doc__)
+    options = parser(__doc__, turns=False, device=False)
     options.add_argument("--only", nargs="*", choices=SWEEPS, default=list(SWEEPS))
     options = options.parse_args()
     results = Results(options)
     for title in options.only:
         function, name, values, variants = SWEEPS[title]
-        figures = {}
         print(f"\n{title}: {values}")
         for settings in variants:
             label = ", ".join(str(v) if k == "method" else f"{k}={v}" for k, v in settings.items())
             rows = [in_fresh_process(function, **settings, **{name: value}) for value in values]
             seconds, megabytes = zip(*rows, strict=True)
             slope = exponent(values, seconds)
-            figures[label] = {
-                "values": values,
-                "seconds_each": seconds,
-                "megabytes_each": megabytes,
-                "exponent_of_time": slope,
-            }
             milliseconds = " ".join(f"{1e3 * value:9.2f}" for value in seconds)
             memory = " ".join(f"{value:7.0f}" for value in megabytes)
             print(
                 f"  {label:30s} ms {milliseconds}  exponent {slope:5.2f}   MB {memory}", flush=True
             )
-        results.note(title, figures)
+            results.note(
+                title,
+                label or "all",
+                {"time when it doubles": [2**slope]},
+                values=values,
+                seconds=seconds,
+                megabytes=megabytes,
+                exponent=slope,
+            )
     results.finish()
 
 

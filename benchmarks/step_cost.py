@@ -1,9 +1,10 @@
 """The cost of one training step: each method against plain torch, skorch and MLPClassifier.
 
 Run ``python benchmarks/step_cost.py``. A step is what a fit does for each batch: slice it, compute
-the objective and its gradient, update the weights by SGD with momentum. The plain torch loop
-slices the same tensors; skorch's own loader makes its batches; MLPClassifier makes one
-`partial_fit` of a batch, which validates it first.
+the objective and its gradient, update the weights by SGD with momentum; what a fit adds is in
+fit_cost.py. The plain torch loop slices the same tensors and has torch's default optimiser, which
+is not the fused one that ours takes; skorch's own loader makes its batches; MLPClassifier makes
+one `partial_fit` of a batch, which validates it first.
 """
 
 import warnings

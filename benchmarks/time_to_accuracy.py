@@ -15,6 +15,11 @@ from harness import Results, parser
 
 from sklearn_margdrop import MarginalizedDropoutClassifier
 
+#: Both as textbooks set them, for all methods.
+SOLVERS = {
+    "sgd": {"solver": "sgd", "learning_rate_init": 0.1, "momentum": 0.9},
+    "adam": {"solver": "adam", "learning_rate_init": 0.001},
+}
 METHODS = {
     "sampling": {"method": "sampling"},
     "diagonal": {"method": "diagonal"},
@@ -50,50 +55,55 @@ def reached(errors, seconds, target):
 
 
 def main():
-    options = parser(__doc__)
+    options = parser(__doc__, turns=False)
     options.add_argument("--data", choices=["mnist", "digits"], default="mnist")
     options.add_argument("--epochs", type=int, default=50)
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--hidden", type=int, default=1024)
+    options.add_argument("--solvers", nargs="*", choices=SOLVERS, default=list(SOLVERS))
     options.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
-    options.add_argument("--set", nargs="*", default=[], help="settings of all, as name=value")
     options = options.parse_args()
-    common = {"learning_rate_init": 0.001}
-    common |= {name: float(value) for name, value in (each.split("=") for each in options.set)}
-    common["hidden_layer_sizes"] = options.hidden
     X, y, *_ = getattr(image_data, options.data)()
     results = Results(options)
-    print(f"{options.data}: {len(X)} rows, {common}, {options.epochs} epochs")
     warnings.simplefilter("ignore")  # that max_iter ends the training is what is wanted
-    figures = {name: [] for name in options.methods}
+    for solver in options.solvers:
+        common = SOLVERS[solver] | {"hidden_layer_sizes": options.hidden}
+        case = f"{options.data}, {len(X)} rows, {options.epochs} epochs, {common}"
+        print(f"\n{case}")
+        compare(X, y, common, case, options, results)
+    results.finish()
+
+
+def compare(X, y, common, case, options, results):
+    """All methods with the same settings, seed by seed."""
+    figures = {name: [] for name in dict.fromkeys(["sampling", *options.methods])}
     for seed in range(options.seeds):
         target = None
-        for name in options.methods:
+        for name in figures:
             settings = METHODS[name] | common
             errors, seconds = run(X, y, seed, options.epochs, settings, options.device)
             if target is None:
                 target = float(np.median(errors[-5:]))
-                print(f"\nseed {seed}: sampling ends at {100 * target:.2f} %")
+                print(f"seed {seed}: sampling ends at {100 * target:.2f} %")
                 print(f"{'':20s}{'epochs':>8s}{'seconds':>9s}{'best %':>8s}{'end %':>8s}")
             epoch, second = reached(errors, seconds, target)
             best, end = 100 * errors.min(), 100 * float(np.median(errors[-5:]))
             figures[name].append([epoch, second, best, end, float(seconds[-1])])
             print(f"{name:20s}{epoch:8.0f}{second:9.1f}{best:8.2f}{end:8.2f}", flush=True)
-    columns = ("epochs", "seconds", "best_error", "end_error", "seconds_of_all_epochs")
-    table = {
-        name: dict(zip(columns, np.median(rows, 0).tolist(), strict=True))
-        for name, rows in figures.items()
-    }
-    print("\nmedians over the seeds")
-    base = table[options.methods[0]]["seconds"]
-    for name, row in table.items():
-        row["ratio_to_sampling"] = row["seconds"] / base
+    base = np.array(figures["sampling"])
+    for name, rows in figures.items():
+        rows = np.array(rows)
+        epochs, seconds = (rows[:, column] / base[:, column] for column in (0, 1))
         print(
-            f"{name:20s}{row['epochs']:8.0f} epochs{row['seconds']:9.1f} s"
-            f"{row['ratio_to_sampling']:8.2f} x sampling, best {row['best_error']:.2f} %"
+            f"{name:20s}{np.median(epochs):6.2f} x the epochs and {np.median(seconds):.2f} x the "
+            f"seconds of sampling; best {np.median(rows[:, 2]):.2f} %"
         )
-    results.note(f"{options.data}, {options.hidden} hidden, {options.epochs} epochs", table)
-    results.finish()
+        ratios = {"epochs of sampling": epochs, "seconds of sampling": seconds}
+        columns = zip(
+            ("best_error", "end_error", "seconds_of_all_epochs"), rows.T[2:], strict=True
+        )
+        medians = {column: float(np.median(values)) for column, values in columns}
+        results.note(case, name, {} if name == "sampling" else ratios, **medians)
 
 
 if __name__ == "__main__":

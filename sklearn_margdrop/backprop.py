@@ -1,8 +1,8 @@
 """The gradient of loss and penalty by hand, where one pass through the network computes them.
 
-That is the case for `diagonal` and `sampling`. Autograd would do, and gives the same values and
-derivatives; but the steps of small networks are made of its bookkeeping, and those of wide ones of
-its temporaries.
+That is the case for `diagonal`, for `quadratic` where it is the same, and for `sampling` without
+unlabelled rows. Autograd would do, and gives the same values and derivatives; but the steps of
+small networks are made of its bookkeeping, and those of wide ones of its temporaries.
 
 A forward function returns the mean and the variance of what it makes of its input, and a function
 that takes derivatives with respect to both back to the input.
@@ -16,10 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_margdrop.families import Family
-from sklearn_margdrop.layers import Identity, linearize
+from sklearn_margdrop.layers import ACTIVATIONS, Identity, linearize
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.products import linear, multiply, squared
+
+#: The layers whose derivatives are written out here.
+_KNOWN = (nn.Linear, *ACTIVATIONS.values())
+
+
+def is_known(network: NoisyNetwork) -> bool:
+    """Whether all layers are such as :func:`backpropagate` knows."""
+    return all(isinstance(layer, _KNOWN) for layer in network.layers)
 
 
 @torch.no_grad()
@@ -91,21 +99,20 @@ def _add_variance(noise: Noise, z, variance):
             grad = torch.addcmul(grad, grad_v, slope)
         return grad, None if variance is None else grad_v
 
-    return z, entering if variance is None else entering.add_(variance), back
+    return z, entering if variance is None else entering + variance, back
 
 
 def _activation(layer: nn.Module, h, variance):
     z, jacobian = linearize(layer, h)
     if isinstance(jacobian, Identity):
         return z, variance, lambda grad, grad_v: (grad, grad_v)
-    bend = getattr(jacobian, "bend", None)
 
     def back(grad, grad_v):
         if grad_v is None:
             return grad * jacobian.slope, None
         grad = grad * jacobian.slope
-        if bend is not None:  # the slope that the variance is multiplied by moves with h
-            grad += 2 * grad_v * pushed * bend()
+        if jacobian.bend is not None:  # the slope that the variance is multiplied by moves with h
+            grad += 2 * grad_v * pushed * jacobian.bend()
         return grad, jacobian.push_variance(grad_v)
 
     pushed = None if variance is None else jacobian.push_variance(variance)
@@ -147,7 +154,7 @@ def _output(layer, family, y, z, variance, loss_weight, penalty_weight, first):
     if variance is not None:
         trace, back = family.curvature_trace_vjp(eta, eta_mean, variance, weight)
         penalty = trace.dot(penalty_weight)
-        to_eta, grad_v, to_weight = back(penalty_weight)
+        to_eta, grad_v, to_weight = back(penalty_weight, not first)
         if to_eta is not None:
             grad += to_eta
     to_weight = multiply(grad.mT, z) if to_weight is None else to_weight.addmm_(grad.mT, z)

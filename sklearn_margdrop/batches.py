@@ -20,13 +20,16 @@ from sklearn_margdrop.sparse import SparseMatrix, concatenate
 #: Elements that a pass over many rows holds at a time.
 _BLOCK_ELEMENTS = 2**22
 
-#: The same for a pass whose temporaries are to stay in a processor's cache.
-_CACHE_ELEMENTS = 2**18
+#: The same for a pass whose temporaries are to stay in a processor's cache, and the fewest rows
+#: that are worth what is done for each block.
+_CACHE_ELEMENTS, _CACHE_ROWS = 2**18, 512
 
 
 def blocks(n_rows: int, width: int, in_cache: bool = False) -> list[slice]:
     """Slices that cut `n_rows` rows of so many elements into blocks of bounded memory."""
-    size = max(1, (_CACHE_ELEMENTS if in_cache else _BLOCK_ELEMENTS) // width)
+    size = max(1, _BLOCK_ELEMENTS // width)
+    if in_cache:
+        size = max(_CACHE_ROWS, _CACHE_ELEMENTS // width)
     return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
 
 

@@ -109,32 +109,24 @@ class Family(ABC):
         """The gradient of the loss with respect to eta, A'(eta) - y, shape (n_samples, K)."""
         return mean - y
 
-    @abstractmethod
-    def curvature_slope(self, eta: Tensor) -> Tensor | None:
-        """Derivative of :meth:`curvature`, elementwise; None where it is zero everywhere."""
-
     def curvature_trace_vjp(
         self, eta: Tensor, mean: Tensor, variance: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor | None, Tensor, Tensor]]]:
+    ) -> tuple[Tensor, Callable[..., tuple[Tensor | None, Tensor | None, Tensor]]]:
         """:meth:`curvature_trace` and what takes derivatives back through it.
 
         `mean` is A'(eta). The function that is returned maps a derivative of the value,
-        (n_samples,), to those of `eta` (None for zero), `variance` and `weight`.
+        (n_samples,), to those of `eta` (None for zero), `variance` (None where its second
+        argument is false) and `weight`. Autograd does it here; a family that is to train fast
+        writes them out.
         """
-        curvature, square = self.curvature(eta), weight * weight
-        pushed = multiply(variance, square.mT)
+        with torch.enable_grad():
+            inputs = [each.detach().requires_grad_() for each in (eta, variance, weight)]
+            value = self.curvature_trace(*inputs)
 
-        def back(grad):
-            grad = grad.unsqueeze(-1)
-            slope = self.curvature_slope(eta)
-            scaled = grad * curvature
-            return (
-                None if slope is None else grad * slope * pushed,
-                multiply(scaled, square),
-                multiply(scaled.mT, variance).mul_(weight).mul_(2),
-            )
+        def back(grad, to_variance=True):
+            return torch.autograd.grad(value, inputs, grad, materialize_grads=True)
 
-        return (curvature * pushed).sum(-1), back
+        return value.detach(), back
 
     def divergence(self, eta_noisy: Tensor, eta: Tensor) -> Tensor:
         """A(eta~) - A(eta) - A'(eta) (eta~ - eta), shape (n_samples,).
@@ -157,7 +149,31 @@ class Family(ABC):
         return expected - self.log_partition(eta)
 
 
-class Normal(Family):
+class _Separate(Family):
+    """A family with derivatives for outputs that are independent given eta."""
+
+    @abstractmethod
+    def curvature_slope(self, eta: Tensor) -> Tensor | None:
+        """Derivative of :meth:`curvature`, elementwise; None where it is zero everywhere."""
+
+    def curvature_trace_vjp(self, eta, mean, variance, weight):
+        curvature, square = self.curvature(eta), weight * weight
+        pushed = multiply(variance, square.mT)
+
+        def back(grad, to_variance=True):
+            grad = grad.unsqueeze(-1)
+            slope = self.curvature_slope(eta)
+            scaled = grad * curvature
+            return (
+                None if slope is None else grad * slope * pushed,
+                multiply(scaled, square) if to_variance else None,
+                multiply(scaled.mT, variance).mul_(weight).mul_(2),
+            )
+
+        return (curvature * pushed).sum(-1), back
+
+
+class Normal(_Separate):
     """Unit-variance normal, mean eta: half the squared error."""
 
     name = "normal"
@@ -184,7 +200,7 @@ class Normal(Family):
         return 0.5 * noise.output_variance().expand_as(eta).sum(-1)
 
 
-class Bernoulli(Family):
+class Bernoulli(_Separate):
     """Bernoulli with log-odds eta: the log loss of two classes, `y` in {0, 1}."""
 
     name = "bernoulli"
@@ -217,7 +233,7 @@ class Bernoulli(Family):
         return softplus_gap(eta, noise.output_variance().expand_as(eta)).sum(-1)
 
 
-class Poisson(Family):
+class Poisson(_Separate):
     """Poisson with mean exp(eta): half the Poisson deviance of counts `y` >= 0."""
 
     name = "poisson"
@@ -272,10 +288,6 @@ class Categorical(Family):
         o = eta.softmax(-1)
         return o * (1 - o)
 
-    def curvature_slope(self, eta):
-        o = eta.softmax(-1)
-        return o * (1 - o) * (1 - 2 * o)
-
     def loss(self, eta, y):
         return F.cross_entropy(eta, y, reduction="none")
 
@@ -322,14 +334,15 @@ class Categorical(Family):
         squares, average = multiply(mean, both).chunk(2, -1)
         spread = torch.addcmul(squares, average, average, value=-1).clamp_min_(0)
 
-        def back(grad):
+        def back(grad, to_variance=True):
             grad = grad.unsqueeze(-1)
             scaled = mean * grad
             stacked = torch.cat([variance, (variance * average).mul_(-2)], -1)
             to_mean = multiply(stacked, both.mT)
             to_eta = (to_mean - (mean * to_mean).sum(-1, keepdim=True)).mul_(scaled)
             to_squares, to_weight = multiply(scaled.mT, stacked).chunk(2, -1)
-            return to_eta, spread * grad, to_weight.addcmul(to_squares, weight, value=2)
+            by_variance = spread * grad if to_variance else None
+            return to_eta, by_variance, to_weight.addcmul(to_squares, weight, value=2)
 
         return (variance * spread).sum(-1), back
 

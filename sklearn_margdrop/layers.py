@@ -56,6 +56,7 @@ class Mask(NamedTuple):
     """Jacobian of a rectifier, whose ``slope`` (n_samples, width) is 0 or 1."""
 
     slope: Tensor
+    bend = None
 
     def pull_back(self, cotangent: Tensor) -> Tensor:
         return cotangent * self.slope.unsqueeze(-2)

@@ -81,6 +81,10 @@ class Noise(ABC):
 
 def random_int16(shape, generator: torch.Generator | None, device) -> Tensor:
     """Uniform random integers of 16 bits. One draw of 64 serves four of them."""
+    if torch.device(device).type not in ("cpu", "cuda"):  # where 64 bits may not all be random
+        low = torch.iinfo(torch.int16).min
+        options = {"dtype": torch.int16, "generator": generator, "device": device}
+        return torch.randint(low, -low, shape, **options)
     size, whole = math.prod(shape), torch.iinfo(torch.int64)
     n_draws = -(-size // 4)
     bits = torch.randint(whole.min, whole.max, (n_draws,), generator=generator, device=device)

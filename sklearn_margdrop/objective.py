@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sklearn_margdrop.backprop import backpropagate
+from sklearn_margdrop.backprop import backpropagate, is_known
 from sklearn_margdrop.batches import Batch, blocks
 from sklearn_margdrop.families import Family
 from sklearn_margdrop.networks import NoisyNetwork, apply_elementwise
@@ -62,12 +62,12 @@ class Objective(nn.Module):
     def forward(
         self, network: NoisyNetwork, batch: Batch, generator: torch.Generator | None = None
     ) -> Terms:
-        """The terms on one batch.
+        """The terms on one batch, by operations that autograd differentiates.
 
         `generator` draws noise and probes; None is torch's global one, which is also the one
         that ``torch.compile`` can trace.
         """
-        loss, penalty = self._sums(network, _whole(batch), generator)
+        loss, penalty = self._sums(network, _whole(batch), self._noises_loss(batch), generator)
         return Terms(loss, penalty, self._l2(network, loss))
 
     def backward(
@@ -75,15 +75,15 @@ class Objective(nn.Module):
     ) -> Terms:
         """The terms on one batch; the gradient of their sum is added to the parameters'.
 
-        Without hidden layers, dense rows are taken in blocks that fit into the cache.
+        The same as :meth:`forward` and autograd, but faster. Without hidden layers, dense rows
+        are taken in blocks that fit into the cache.
         """
-        sums = []
+        noises_loss, sums = self._noises_loss(batch), []
         for rows in _cut(network, _whole(batch)):
-            if self._is_one_pass(network, rows):
-                sampling = self.method == "sampling"
-                terms = backpropagate(network, self.family, *rows, sampling, generator)
+            if self._is_one_pass(network, rows.x, noises_loss):
+                terms = backpropagate(network, self.family, *rows, noises_loss, generator)
             else:
-                terms = self._sums(network, rows, generator)
+                terms = self._sums(network, rows, noises_loss, generator)
                 sum(terms).backward()
             sums.append(terms)
         loss, penalty = (sum(each).detach() for each in zip(*sums, strict=True))
@@ -92,22 +92,25 @@ class Objective(nn.Module):
                 layer.weight.grad.add_(layer.weight, alpha=self.alpha)
             return Terms(loss, penalty, self._l2(network, loss))
 
-    def _is_one_pass(self, network: NoisyNetwork, rows: _Rows) -> bool:
-        """Whether :func:`backpropagate` knows how to do it."""
-        if not isinstance(rows.x, Tensor):
-            return False
-        if self.method == "sampling":
-            return len(rows.x) == len(rows.y)
+    def _noises_loss(self, batch: Batch) -> bool:
+        """Whether the loss itself is noised: where all rows are labelled, when sampling."""
+        return self.method == "sampling" and len(batch.x) == len(batch.y)
+
+    def _is_one_pass(self, network: NoisyNetwork, x, noises_loss: bool) -> bool:
+        """Whether :func:`backpropagate` can do it."""
         # The quadratic penalty of noise at the last site is the diagonal one.
         last = len(network.layers) - 1
-        return self.method == "diagonal" or (
+        is_diagonal = self.method == "diagonal" or (
             self.method == "quadratic" and network.noise.keys() <= {last}
         )
+        return isinstance(x, Tensor) and (noises_loss or is_diagonal) and is_known(network)
 
-    def _sums(self, network: NoisyNetwork, rows: _Rows, generator) -> tuple[Tensor, Tensor]:
+    def _sums(
+        self, network: NoisyNetwork, rows: _Rows, noises_loss: bool, generator
+    ) -> tuple[Tensor, Tensor]:
         """Loss and penalty of weighted rows."""
         x, y = rows.x, rows.y
-        if self.method == "sampling" and len(x) == len(y):
+        if noises_loss:
             eta = network.sample(x, generator)
             penalty = eta.new_zeros(())
         else:

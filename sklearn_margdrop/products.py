@@ -36,7 +36,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b`` for `a` of shape (..., n, m) and `b` of shape (m, p), without derivatives."""
+    """``a @ b`` for `a` of shape (..., n, m) and `b` of shape (m, p)."""
+    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
+        return a @ b
     return _onednn(a, b.mT) if _suits_onednn(a, b) else a @ b
 
 

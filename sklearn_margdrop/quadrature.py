@@ -148,6 +148,8 @@ def _logsumexp_gap(eta: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tenso
         by_eta += above
         by_eta += below
         by_std += above.sub_(below).mul_(node)
+    # Beyond the bound the expectation grows linearly with the standard deviation.
+    value += (by_std * (std - bounded)).sum(0)
     share = 0.5 / len(nodes)
     total = weight.sum(0)
     value = (value.mul_(share) - total.log()).clamp_min(0)

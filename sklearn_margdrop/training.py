@@ -191,7 +191,7 @@ class MarginalizedNet(NeuralNet):
         terms = objective.backward(self.module_, batch, self.generator_)
         self.notify(
             "on_grad_computed",
-            named_parameters=self.module_.named_parameters(),
+            named_parameters=list(self.module_.named_parameters()),
             batch=batch,
             training=True,
         )

@@ -61,14 +61,16 @@ def check_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
-def release_memory(device: torch.device) -> None:
+def release_memory() -> None:
     """Let other processes have the memory of a GPU that a fit in a worker no longer needs."""
-    if device.type == "cuda" and _worker_number():
+    if torch.cuda.is_initialized() and _worker_number():
         torch.cuda.empty_cache()
 
 
 def _worker_number() -> int:
     """The position of a worker process among its siblings, from 1; 0 in the main process."""
+    if multiprocessing.parent_process() is None:
+        return 0
     digits = re.search(r"\d+$", multiprocessing.current_process().name)
     return int(digits.group()) if digits else 0
 

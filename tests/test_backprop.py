@@ -4,12 +4,13 @@ import pytest
 import torch
 from oracles import make_noise, make_targets, randn
 
+from sklearn_margdrop import batches
 from sklearn_margdrop.batches import Batch
-from sklearn_margdrop.families import FAMILIES, Categorical
+from sklearn_margdrop.families import FAMILIES, Categorical, Family
 from sklearn_margdrop.layers import ACTIVATIONS
 from sklearn_margdrop.networks import NoisyNetwork
-from sklearn_margdrop.noise import NOISE_MODELS, Noise
-from sklearn_margdrop.objective import Objective, _whole
+from sklearn_margdrop.noise import NOISE_MODELS, Gaussian, Noise
+from sklearn_margdrop.objective import METHODS, Objective, Terms, _cut, _whole
 
 SIZES = [(5, 3), (5, 4, 3), (5, 6, 4, 3)]
 
@@ -31,7 +32,8 @@ def both_ways(objective, network, batch, monkeypatch):
         with monkeypatch.context() as patch:
             if not by_hand:
                 patch.setattr(Objective, "_is_one_pass", lambda *args: False)
-            assert objective._is_one_pass(network, _whole(batch)) == by_hand
+            noises_loss = objective._noises_loss(batch)
+            assert objective._is_one_pass(network, batch.x, noises_loss) == by_hand
             terms = objective.backward(network, batch, torch.Generator().manual_seed(0))
         results.append((terms, [p.grad.clone() for p in network.parameters()]))
     return results
@@ -129,3 +131,68 @@ def test_noise_that_does_not_know_its_derivatives(method, monkeypatch):
     network = NoisyNetwork((5, 4, 3), "tanh", {0: Sine(1), 1: Sine(1)}, dtype=torch.float64)
     batch = batch_of(Categorical(), (5, 4, 3))
     assert_same(both_ways(Objective(Categorical(), method), network, batch, monkeypatch))
+
+
+@families
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("n_unlabeled", [0, 5])
+@pytest.mark.parametrize("n_outputs", [1, 3])
+def test_blocks_of_rows(family, method, n_unlabeled, n_outputs, monkeypatch):
+    """Several blocks, some of them of both kinds of rows, against the whole and autograd."""
+    if family.name == "categorical":
+        n_outputs += 1  # a single class has no variance
+    batch = batch_of(family, (5, n_outputs), weighted=True, n_unlabeled=n_unlabeled)
+    network = NoisyNetwork((5, n_outputs), noise={0: make_noise("gaussian")}, dtype=torch.float64)
+    objective = Objective(family, method, alpha=0.1)
+    if method == "sampling":  # the same draws, whatever the blocks
+
+        def draw(self, z, generator=None):
+            return z * (1 + z.sin()), 1 + z.sin() + z * z.cos()
+
+        monkeypatch.setattr(Gaussian, "draw", draw)
+        monkeypatch.setattr(Gaussian, "sample", lambda *a, **k: draw(*a, **k)[0])
+    whole = objective(network, batch)
+    whole.total.backward()
+    expected = [p.grad.clone() for p in network.parameters()]
+    monkeypatch.setattr(batches, "_CACHE_ELEMENTS", 20)
+    monkeypatch.setattr(batches, "_CACHE_ROWS", 1)
+    assert len(_cut(network, _whole(batch))) > 1
+    network.zero_grad()
+    terms = objective.backward(network, batch)
+    torch.testing.assert_close(terms, Terms(*(t.detach() for t in whole)), rtol=1e-10, atol=1e-12)
+    gradients = [p.grad for p in network.parameters()]
+    torch.testing.assert_close(gradients, expected, rtol=1e-10, atol=1e-12)
+    for function in (torch.square, torch.ones_like):
+        blocked = objective.mean_curvature(network, batch, function, penalty=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(batches, "_CACHE_ROWS", 512)
+            at_once = objective.mean_curvature(network, batch, function, penalty=True)
+        torch.testing.assert_close(blocked, at_once, rtol=1e-10, atol=1e-12)
+
+
+def test_unlabeled_rows_when_sampling(monkeypatch):
+    """The divergence of the noisy from the clean prediction is left to autograd."""
+    network = NoisyNetwork((5, 4, 3), "tanh", {0: make_noise("dropout")}, dtype=torch.float64)
+    batch = batch_of(Categorical(), (5, 4, 3), n_unlabeled=4)
+    objective = Objective(Categorical(), "sampling")
+    terms = objective.backward(network, batch, torch.Generator().manual_seed(0))
+    gradients = [p.grad.clone() for p in network.parameters()]
+    network.zero_grad()
+    expected = objective(network, batch, torch.Generator().manual_seed(0))
+    expected.total.backward()
+    torch.testing.assert_close(terms.total, expected.total.detach())
+    torch.testing.assert_close(gradients, [p.grad for p in network.parameters()])
+
+
+def test_a_family_that_does_not_know_its_derivatives(monkeypatch):
+    """One that couples its outputs in a way of its own."""
+
+    class Coupled(Categorical):
+        curvature_trace_vjp = Family.curvature_trace_vjp
+
+        def curvature_trace(self, eta, variance, weight):
+            return 3 * super().curvature_trace(eta, variance, weight)
+
+    network = NoisyNetwork((5, 4, 3), "tanh", {0: make_noise("dropout")}, dtype=torch.float64)
+    batch = batch_of(Categorical(), (5, 4, 3))
+    assert_same(both_ways(Objective(Coupled(), "diagonal"), network, batch, monkeypatch))

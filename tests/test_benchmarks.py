@@ -34,22 +34,23 @@ def test_results_name_processor_versions_and_ratios(stored):
     results = json.loads(stored.read_text())
     assert {"processor", "torch", "sklearn", "sklearn_margdrop"} <= results["environment"].keys()
     (peers,) = results["cases"].values()
-    for figures in peers.values():
-        median, low, high = figures["sampling"]
-        assert 0 < low <= median <= high
+    for name, figures in peers.items():
         assert figures["seconds"] > 0
-    assert peers["sampling"]["sampling"] == [1, 1, 1]
+        assert ("sampling" in figures["ratios"]) == (name != "sampling")
+        for median, low, high in figures["ratios"].values():
+            assert 0 < low <= median <= high
 
 
-@pytest.mark.parametrize(("factor", "code"), [(0.5, 1), (100, 0)])
+@pytest.mark.parametrize(("factor", "code"), [(0.01, 1), (1, 0)])
 def test_check_fails_where_a_ratio_has_risen(stored, tmp_path, factor, code):
-    """Against stored ratios a hundred times, or half, what they were."""
+    """Against ratios a thousand times what they were, but for one."""
     results = json.loads(stored.read_text())
     (peers,) = results["cases"].values()
-    for figures in peers.values():
-        for name, quartiles in figures.items():
-            if isinstance(quartiles, list):
-                figures[name] = [factor * q for q in quartiles]
+    for name, figures in peers.items():
+        for reference, quartiles in figures["ratios"].items():
+            only = (name, reference) == ("diagonal", "sampling")
+            times = 1000 * (factor if not only else factor**2)
+            figures["ratios"][reference] = [times * q for q in quartiles]
     path = tmp_path / "changed.json"
     path.write_text(json.dumps(results))
     done = run("step_cost.py", "--layers", "8-6-3", "--turns", 2, "--steps", 1, "--check", path)

@@ -256,6 +256,8 @@ def test_batches_do_not_wait_for_the_gpu(iris, method):
 def test_workers_take_several_gpus_in_turn(process, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    parent = None if process == "MainProcess" else object()
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: parent)
     monkeypatch.setattr(multiprocessing.current_process(), "name", process)
     assert check_device("auto") == torch.device(expected)
     assert check_device("cpu") == torch.device("cpu")

@@ -77,3 +77,36 @@ def test_gradient_of_the_penalty_in_float32(penalty, low_precision):
     assert relative < 1e-3
     # Otherwise the low-precision path was not what was tested.
     assert (relative > 1e-5) == low_precision
+
+
+@pytest.mark.parametrize("shape", [(200, 300), (2, 100, 300)], ids=["2-D", "3-D"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("transposed", [True, False])
+@pytest.mark.parametrize("large", [True, False])
+def test_linear_and_multiply(shape, bias, transposed, large, monkeypatch):
+    """Through oneDNN, where it is there and the product is large, and without it."""
+    monkeypatch.setattr(products, "_MIN_MULTIPLICATIONS", 2**20 if large else 2**40)
+    x = randn(*shape, dtype=torch.float32)
+    w = randn(300, 250, dtype=torch.float32).T if transposed else randn(250, 300).float()
+    b = randn(250, dtype=torch.float32) if bias else None
+    arguments = [t if t is None else t.clone().requires_grad_() for t in (x, w, b)]
+    expected = [t if t is None else t.double().requires_grad_() for t in (x, w, b)]
+    close = {"rtol": 1e-4, "atol": 1e-4, "check_dtype": False}
+    out, exact = products.linear(*arguments), torch.nn.functional.linear(*expected)
+    torch.testing.assert_close(out, exact, **close)
+    (out * out).sum().backward()
+    (exact * exact).sum().backward()
+    for mine, theirs in zip(arguments, expected, strict=True):
+        if mine is not None:
+            error = (mine.grad - theirs.grad).norm() / theirs.grad.norm()
+            assert error < 1e-5
+    with torch.no_grad():
+        torch.testing.assert_close(products.linear(x, w, b), exact.detach(), **close)
+        torch.testing.assert_close(products.multiply(x, w.T), (x.double() @ w.T.double()), **close)
+
+
+def test_linear_leaves_frozen_parameters_alone():
+    x, w = randn(200, 300).float().requires_grad_(), randn(250, 300).float()
+    products.linear(x, w).sum().backward()
+    torch.testing.assert_close(x.grad, w.sum(0).expand_as(x), rtol=1e-4, atol=1e-4)
+    assert w.grad is None

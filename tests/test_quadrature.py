@@ -7,6 +7,7 @@ from oracles import randn
 from scipy.integrate import quad
 from torch.func import vmap
 
+from sklearn_margdrop import batches
 from sklearn_margdrop.families import Bernoulli, Family
 from sklearn_margdrop.quadrature import gauss_hermite, logsumexp_gap, softplus, softplus_gap
 
@@ -127,3 +128,31 @@ def test_a_new_family_gets_gauss_hermite():
 def test_softplus_is_exact():
     x = torch.tensor([-800.0, -30.0, 0.0, 25.0, 39.0, 800.0], dtype=torch.float64)
     np.testing.assert_allclose(softplus(x).numpy(), np.logaddexp(0, x.numpy()), rtol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("std", [1e-6, 1.0, 30.0, 1e3, 1e6])
+def test_logsumexp_gap_of_any_variance(dtype, std):
+    """Finite, with the derivative that the value has, and asymptotically E max of gaussians."""
+    eta = randn(4, 5).to(dtype)
+    variance = torch.full_like(eta, std**2).requires_grad_()
+    gap = logsumexp_gap(eta, variance)
+    assert gap.isfinite().all()
+    assert (gap >= 0).all()
+    (slope,) = torch.autograd.grad(gap.sum(), variance)
+    assert slope.isfinite().all()
+    if std >= 1e3:
+        # E max of five independent standard normals is 1.163.
+        torch.testing.assert_close(gap / std, torch.full_like(gap, 1.163), rtol=0.05, atol=0)
+        along = 2 * (slope * variance).sum(-1)  # the derivative along the standard deviations
+        torch.testing.assert_close(along, gap, rtol=0.02, atol=0)
+
+
+def test_blocks_of_rows_change_nothing(monkeypatch):
+    eta, variance = randn(7, 3), randn(7, 3, seed=1).square()
+    for gap in (softplus_gap, logsumexp_gap):
+        whole = gap(eta, variance)
+        with monkeypatch.context() as patch:
+            patch.setattr(batches, "_CACHE_ELEMENTS", 1)
+            patch.setattr(batches, "_CACHE_ROWS", 2)
+            torch.testing.assert_close(gap(eta, variance), whole, rtol=1e-12, atol=1e-14)

@@ -24,8 +24,8 @@ from sklearn_margdrop.validation import (
 )
 
 _OUT_OF_MEMORY = (
-    "The GPU ran out of memory. Run fewer fits on it at a time (n_jobs), lower batch_size, or set "
-    "device='cpu'. {}"
+    "The GPU ran out of memory. Run fewer fits on it at a time (n_jobs), lower batch_size (where "
+    "the solver takes batches), or set device='cpu'. {}"
 )
 
 #: Attributes of which a fitted estimator has one.
@@ -114,6 +114,7 @@ class BaseMarginalizedEstimator(BaseEstimator, metaclass=ABCMeta):
     def _fit(self, X, y, sample_weight, X_unlabeled, continuing, incremental=False, classes=None):
         """Train a new net, which takes over from the last one if `continuing`, and keep it."""
         before = vars(self).copy()
+        rows = valid = net = None
         try:
             random_state = fresh_random_state(self.random_state)
             rows, valid = self._rows(
@@ -130,11 +131,14 @@ class BaseMarginalizedEstimator(BaseEstimator, metaclass=ABCMeta):
             if isinstance(error, torch.OutOfMemoryError):
                 raise torch.OutOfMemoryError(_OUT_OF_MEMORY.format(error)) from error
             raise
-        self.net_ = net
-        self._store(net, rows, incremental)
-        release_memory(rows.features.device)
-        self._warn(net, incremental, rows)
-        return self
+        else:
+            self.net_ = net
+            self._store(net, rows, incremental)
+            self._warn(net, incremental, rows)
+            return self
+        finally:
+            del rows, valid, net
+            release_memory()
 
     def _warn(self, net, incremental, rows):
         category, message = ConvergenceWarning, None

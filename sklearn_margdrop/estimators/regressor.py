@@ -112,8 +112,8 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
         Whether `fit` goes on from where the previous call ended.
 
     device : str or torch.device, default="auto"
-        Where to compute: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, ... `"auto"` is the first CUDA
-        GPU if there is one, else the CPU.
+        Where to compute: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, ... `"auto"` is the CUDA
+        GPU if there is one, else the CPU; the workers of a search take several GPUs in turn.
 
     random_state : int, RandomState instance or None, default=None
         Seeds the initial weights, the order of the rows, the validation split and the noise.
