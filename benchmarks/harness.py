@@ -69,7 +69,7 @@ def take_turns(peers, turns, per_turn=1, device="cpu"):
     wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
     seconds = {name: [] for name in peers}
     for turn in range(turns + 1):
-        time.sleep(0.3)
+        time.sleep(1.0)
         for name, call in peers.items():
             if per_turn > 1:
                 call()  # with the caches as the peer finds them in a loop of its own

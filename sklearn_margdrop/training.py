@@ -10,6 +10,7 @@ import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EpochTimer, PrintLog
 from skorch.helper import predefined_split
+from skorch.utils import TeeGenerator
 from torch import Tensor
 
 from sklearn_margdrop.batches import Batches, Features, Rows, blocks
@@ -186,12 +187,13 @@ class MarginalizedNet(NeuralNet):
             information = objective.mean_curvature(self.module_, batch, penalty=True)
             information[0] += objective.alpha  # the curvature of the L2 penalty
             optimizer.accumulate(information, len(batch.y))
-        for parameter in self.module_.parameters():
-            parameter.grad = None
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
         terms = objective.backward(self.module_, batch, self.generator_)
         self.notify(
             "on_grad_computed",
-            named_parameters=list(self.module_.named_parameters()),
+            named_parameters=TeeGenerator(self.module_.named_parameters()),
             batch=batch,
             training=True,
         )
