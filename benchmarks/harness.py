@@ -167,7 +167,8 @@ class Results:
 
 def _quartiles(values):
     """Median, lower and upper quartile; None for what was never reached."""
-    quartiles = np.quantile(values, [0.5, 0.25, 0.75], method="nearest")
+    method = "linear" if np.isfinite(values).all() else "nearest"
+    quartiles = np.quantile(values, [0.5, 0.25, 0.75], method=method)
     return [float(q) if np.isfinite(q) else None for q in quartiles]
 
 
