@@ -15,7 +15,6 @@ import text_data
 import torch
 from harness import Results, parser, take_turns
 from peers import random_images, skorch_net, torch_fit
-from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.neural_network import MLPClassifier
@@ -129,9 +128,7 @@ def main():
         results.add(case, take_turns(peers, turns or 7), ["bare matrix products"], "s")
     if "text" in wanted and text_data.FOLDER:
         train, y, *_ = text_data.imdb()
-        X = CountVectorizer(
-            binary=True, min_df=2, dtype=np.float64, token_pattern=r"(?u)\b\w+\b|[!?]"
-        ).fit_transform(train)
+        X = text_data.vectorizer(min_df=2).fit_transform(train)
         case = f"IMDB unigrams, {X.shape[0]} x {X.shape[1]}, to 1e-4 of the optimum"
         print(f"\n{case}")
         results.add(case, take_turns(text(X, y), turns or 5), [LBFGS], "s")

@@ -26,7 +26,6 @@ import numpy as np
 import scipy.sparse as sp
 import text_data
 from sklearn.base import clone
-from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression, PoissonRegressor, SGDClassifier
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
@@ -105,15 +104,9 @@ def tuned(model, grid, X, y):
     return GridSearchCV(model, grid, cv=cv).fit(X, y).best_estimator_
 
 
-def vectorizer(**options):
-    return CountVectorizer(
-        binary=True, dtype=np.float64, token_pattern=r"(?u)\b\w+\b|[!?]", **options
-    )
-
-
 def small_text(name, n_splits):
     texts, y = text_data.load(name)
-    X = vectorizer().fit_transform(texts).tocsr()
+    X = text_data.vectorizer().fit_transform(texts).tocsr()
     third = len(y) // 3
     table = Table()
     for split in range(n_splits):
@@ -137,7 +130,7 @@ def small_text(name, n_splits):
 
 def imdb(n_repeats, **options):
     train, y, test, y_test, unlabeled = text_data.imdb()
-    vectors = vectorizer(**options)
+    vectors = text_data.vectorizer(**options)
     X = vectors.fit_transform(train)
     X_test, U = vectors.transform(test), vectors.transform(unlabeled)
     table = Table()

@@ -146,23 +146,17 @@ class Results:
             sys.exit(self._check(json.loads(self.options.check.read_text())))
 
     def _check(self, stored):
-        failed = compared = 0
-        for case, peers in stored["cases"].items():
-            for name, figures in peers.items():
-                for reference, quartiles in figures["ratios"].items():
-                    now = self.cases.get(case, {}).get(name, {"ratios": {}})["ratios"]
-                    now = now.get(reference)
-                    if now is None:
-                        continue
-                    compared += 1
-                    if _number(now[1]) > TOLERANCE * _number(quartiles[2]):
-                        failed += 1
-                        print(
-                            f"WORSE: {case}: {name} / {reference} is {_number(now[0]):.2f}, "
-                            f"and was {_number(quartiles[0]):.2f}"
-                        )
-        print(f"\n{compared} ratios compared with {self.options.check}, {failed} worse")
-        return int(failed > 0 or compared == 0)
+        before, now = _by_key(stored["cases"]), _by_key(self.cases)
+        common = [key for key in before if key in now]
+        worse = [key for key in common if now[key][1] > TOLERANCE * before[key][2]]
+        for key in worse:
+            case, name, reference = key
+            print(
+                f"WORSE: {case}: {name} / {reference} is {now[key][0]:.2f}, "
+                f"and was {before[key][0]:.2f}"
+            )
+        print(f"\n{len(common)} ratios compared with {self.options.check}, {len(worse)} worse")
+        return int(bool(worse) or not common)
 
 
 def _quartiles(values):
@@ -172,5 +166,11 @@ def _quartiles(values):
     return [float(q) if np.isfinite(q) else None for q in quartiles]
 
 
-def _number(value):
-    return np.inf if value is None else value
+def _by_key(cases):
+    """The quartiles of each case, peer and reference."""
+    return {
+        (case, name, reference): [np.inf if q is None else q for q in quartiles]
+        for case, peers in cases.items()
+        for name, figures in peers.items()
+        for reference, quartiles in figures["ratios"].items()
+    }

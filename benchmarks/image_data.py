@@ -5,18 +5,17 @@ four original files.
 """
 
 import gzip
-import os
-from pathlib import Path
 
 import numpy as np
 from sklearn.datasets import fetch_openml, load_digits
 from sklearn.model_selection import train_test_split
+from text_data import FOLDER
 
 
 def mnist():
     """60,000 training and 10,000 test images, pixels in [0, 1], as (X, y, X_test, y_test)."""
-    if "MARGDROP_DATA" in os.environ:
-        folder = Path(os.environ["MARGDROP_DATA"]) / "mnist"
+    if FOLDER:
+        folder = FOLDER / "mnist"
         parts = [
             _read(folder / f"{part}-{what}.gz")
             for part in ("train", "t10k")

@@ -11,8 +11,17 @@ import warnings
 
 import torch
 from harness import Results, parser, take_turns
-from peers import RETAIN, SGD, endless, our_net, perceptron, random_images, rows_of, skorch_net
-from peers import torch_step as plain_step
+from peers import (
+    RETAIN,
+    SGD,
+    endless,
+    our_net,
+    perceptron,
+    random_images,
+    rows_of,
+    skorch_net,
+    torch_step,
+)
 from sklearn.neural_network import MLPClassifier
 
 #: Widths, batch size, and the probes of "quadratic" (None for all classes and for one).
@@ -33,7 +42,7 @@ def torch_peer(rows, sizes, batch_size, device, dropout):
 
     def step():
         batch = next(batches)
-        plain_step(model, optimizer, batch.x, batch.y)
+        torch_step(model, optimizer, batch.x, batch.y)
 
     return step
 

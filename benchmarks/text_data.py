@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.datasets import fetch_20newsgroups
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.preprocessing import OneHotEncoder
 
 #: The folder of local data, or None.
@@ -27,6 +28,13 @@ PAIRS = {
     "BbCrypt": ("rec.sport.baseball", "sci.crypt"),
     "AthR": ("alt.atheism", "talk.religion.misc"),
 }
+
+
+def vectorizer(**options):
+    """Binary bags of words, of which "!" and "?" are two."""
+    return CountVectorizer(
+        binary=True, dtype=np.float64, token_pattern=r"(?u)\b\w+\b|[!?]", **options
+    )
 
 
 def available():

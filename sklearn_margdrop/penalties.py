@@ -50,13 +50,13 @@ def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Ten
     if noisy[0] == len(trace.variances) - 1:
         # Noise at the last site alone: the diagonal form is exact and forms no cotangents.
         return diagonal(trace, family)
-    *inner, last = range(noisy[0], len(trace.jacobians))
+    last = len(trace.jacobians) - 1
     weight = trace.jacobians[last].weight
     if probes is None:
         cotangents = product(family.curvature_factor(trace.eta), weight)
     else:
         cotangents = _pull_back_combined(*family.curvature_rows(trace.eta), weight, probes)
-    for index in (last, *reversed(inner)):
+    for index in range(last, noisy[0] - 1, -1):
         if index < last:
             cotangents = trace.jacobians[index].pull_back(cotangents)
         variance = trace.variances[index]

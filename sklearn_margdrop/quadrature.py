@@ -72,16 +72,20 @@ def _logistic_mixture() -> tuple[list[float], list[float]]:
     return (4 * k[kept] ** 2).tolist(), (weights[kept] / weights[kept].sum()).tolist()
 
 
+def _in_blocks(rule, n_copies: int, mean: Tensor, variance: Tensor) -> tuple[Tensor, ...]:
+    """`rule`, which makes about so many arrays of their shape, on blocks that fit the cache."""
+    mean, variance = torch.broadcast_tensors(mean, variance)
+    cut = blocks(len(mean), n_copies * mean.shape[-1], in_cache=mean.device.type == "cpu")
+    parts = [rule(mean[rows], variance[rows]) for rows in cut]
+    return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
+
+
 class _SoftplusGap(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
     def forward(mean, variance):
-        mean, variance = torch.broadcast_tensors(mean, variance)
-        width = len(_logistic_mixture()[0]) * mean.shape[-1]
-        cut = blocks(len(mean), width, in_cache=mean.device.type == "cpu")
-        parts = [_softplus_gap(mean[rows], variance[rows]) for rows in cut]
-        return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
+        return _in_blocks(_softplus_gap, len(_logistic_mixture()[0]), mean, variance)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -163,11 +167,7 @@ class _LogSumExpGap(torch.autograd.Function):
 
     @staticmethod
     def forward(eta, variance):
-        eta, variance = torch.broadcast_tensors(eta, variance)
-        width = 16 * eta.shape[-1]  # there are several arrays of this shape
-        cut = blocks(len(eta), width, in_cache=eta.device.type == "cpu")
-        parts = [_logsumexp_gap(eta[rows], variance[rows]) for rows in cut]
-        return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
+        return _in_blocks(_logsumexp_gap, 16, eta, variance)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
