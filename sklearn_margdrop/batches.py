@@ -106,19 +106,24 @@ class Features:
         if isinstance(index, slice) and index == slice(0, len(self)):
             block = self.rows
         else:
-            block = self._host_rows(index)
+            block = self.on_host(index)
         if self.keep_sparse and self.is_sparse:
             return SparseMatrix([block], self.device)
         block = block.toarray() if self.is_sparse else np.array(block)
         return torch.from_numpy(block).to(self.device)
 
-    def _host_rows(self, index: slice | Tensor):
-        return self.rows[index if isinstance(index, slice) else index.numpy()]
+    def on_host(self, index: slice | Tensor | None = None):
+        """The rows at `index`, by default all, as an ndarray or CSR matrix or array."""
+        if isinstance(self.rows, Tensor):
+            return (self.rows if index is None else self.rows[index]).cpu().numpy()
+        if isinstance(index, Tensor):
+            index = index.numpy()
+        return self.rows if index is None else self.rows[index]
 
     def sizes(self, index: slice | Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Sum of squares and number of the non-zero values of each row at `index`."""
         if self.is_sparse:
-            block = self._host_rows(index).astype(np.float64)
+            block = self.on_host(index).astype(np.float64)
             sums = (block.multiply(block).sum(1), (block != 0).sum(1))
             return tuple(np.asarray(each).ravel() for each in sums)
         x = self.take(index)

@@ -30,6 +30,7 @@ LEVELS = {
     "objective": 5,
     "training": 6,
     "estimators.base": 7,
+    "estimators.pretraining": 7,
     "estimators.targets": 7,
     "estimators.network": 8,
     "estimators.glm": 8,

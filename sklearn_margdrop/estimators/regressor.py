@@ -111,6 +111,14 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
     warm_start : bool, default=False
         Whether `fit` goes on from where the previous call ended.
 
+    pretrainer : transformer, default=None
+        Initialises the hidden layers one after the other: a clone of it, with as many
+        components as the layer has units, is fitted to what enters the layer, and its
+        `components_` and `intercept_hidden_` become the layer's initial weights.
+        :class:`~sklearn.neural_network.BernoulliRBM` is such a transformer, for features in
+        [0, 1] and logistic units. It sees the training rows and `X_unlabeled`, without weights,
+        in the first call. None is random weights.
+
     device : str or torch.device, default="auto"
         Where to compute: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, ... `"auto"` is the CUDA
         GPU if there is one, else the CPU; the workers of a search take several GPUs in turn.
@@ -152,6 +160,9 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
 
     net_ : skorch.NeuralNet
         The fitted net: ``net_.module_`` is the torch module, ``net_.history`` the record.
+
+    pretrainers_ : list of transformer
+        The fitted clone of `pretrainer` for each hidden layer; empty where it is None.
 
     n_features_in_ : int
         Number of features seen during `fit`.
@@ -213,6 +224,7 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
         validation_fraction=0.1,
         shuffle=True,
         warm_start=False,
+        pretrainer=None,
         device="auto",
         random_state=None,
         verbose=False,
@@ -240,6 +252,7 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
         self.validation_fraction = validation_fraction
         self.shuffle = shuffle
         self.warm_start = warm_start
+        self.pretrainer = pretrainer
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
