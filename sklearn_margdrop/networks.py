@@ -6,6 +6,7 @@ Site 0 is the input, site l the output of hidden layer l.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -77,6 +78,10 @@ def apply_elementwise(x, function):
 
 
 class _Linear(nn.Linear):
+    def __init__(self, fan_in, fan_out, centred, **options):
+        super().__init__(fan_in, fan_out, **options)
+        self.register_buffer("centre", self.weight.new_zeros(fan_in) if centred else None)
+
     def forward(self, x):
         return linear(x, self.weight, self.bias)
 
@@ -127,7 +132,9 @@ class NoisyNetwork(nn.Module):
             )
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(layer_sizes):
-            linear = _Linear(fan_in, fan_out, bias=fit_intercept, dtype=dtype)
+            # Logistic units are never zero on average, see `centred`.
+            centred = activation == "logistic" and len(layers) > 0 and fit_intercept
+            linear = _Linear(fan_in, fan_out, centred, bias=fit_intercept, dtype=dtype)
             layers += [linear, ACTIVATIONS[activation]()]
         self.layers = nn.ModuleList(layers[:-1])
         # Hidden layer l ends at layer 2l - 1, so what enters layer 2l is its output.
@@ -162,6 +169,25 @@ class NoisyNetwork(nn.Module):
                 x = x.resample(draw) if isinstance(x, SparseMatrix) else draw(x)
             x = layer(x)
         return x
+
+    @contextmanager
+    def centred(self):
+        """For a step of an optimiser: coordinates in which layers see their input centred.
+
+        All the weights after logistic units act together as the intercept does, and hundreds of
+        times as strongly. Plain gradient descent
+        is then unstable at rates that suit everything else, and drives the units into
+        saturation. In W and b' = b + W c, with c the mean activation when training began, the
+        layer computes W (z - c) + b'. (The centring of Schraudolph, 1998.)
+        """
+        layers = [layer for layer in self.linears if layer.centre is not None]
+        with torch.no_grad():
+            for layer in layers:
+                layer.weight.grad.addr_(layer.bias.grad, layer.centre, alpha=-1)
+                layer.bias.addmv_(layer.weight, layer.centre)
+            yield
+            for layer in layers:
+                layer.bias.addmv_(layer.weight, layer.centre, alpha=-1)
 
     def trace(self, x: Tensor) -> Trace:
         """A clean forward pass that keeps the local Jacobians and the noise variances."""

@@ -18,6 +18,11 @@ from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.objective import Objective, Terms
 from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
 
+#: An epoch has exploded when its objective is so many times the lowest so far, and a constant
+#: prediction's on top, or its weights have grown so many times; the training gives up when that
+#: happens so many times without progress.
+_MOST_RISE, _MOST_GROWTH, _MOST_RETURNS = 10.0, 1000.0, 10
+
 
 class StopTraining(Exception):
     """Raised at the end of an epoch to end the training.
@@ -44,6 +49,10 @@ class MarginalizedNet(NeuralNet):
         Seed of the noise, of the probes and of the order of the rows.
     shuffle : bool, default=True
         Whether to visit the rows in a new order each epoch.
+    loss_unit : float, default=None
+        The loss of a constant prediction. An epoch whose objective explodes, to several of these
+        beyond what was reached before, is repeated from the best weights so far at half the
+        learning rate; None leaves it, unless it ends the training as not finite.
     scorer : callable, default=None
         ``scorer(eta, y, weight)`` of the validation rows' tensors returns a float.
     **kwargs
@@ -55,6 +64,10 @@ class MarginalizedNet(NeuralNet):
         Why the last call of ``fit`` or ``partial_fit`` ended.
     best_score_ : float or None
         The best validation score of that call, whose weights were restored at its end.
+    n_explosions_ : int
+        How often that call went back to the best weights.
+    rate_factor_ : float
+        What is left of the learning rate after the explosions of all calls.
     """
 
     def __init__(
@@ -64,12 +77,14 @@ class MarginalizedNet(NeuralNet):
         *,
         seed: int = 0,
         shuffle: bool = True,
+        loss_unit: float | None = None,
         scorer: Callable[[Tensor, Tensor, Tensor | None], float] | None = None,
         **kwargs,
     ):
         super().__init__(module, criterion, **kwargs)
         self.seed = seed
         self.shuffle = shuffle
+        self.loss_unit = loss_unit
         self.scorer = scorer
 
     @property
@@ -82,7 +97,24 @@ class MarginalizedNet(NeuralNet):
         super().initialize()
         self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
         self.order_generator_ = torch.Generator().manual_seed(self.seed)
+        self.rate_factor_ = 1.0
+        self._best, self._returns = None, 0
         return self
+
+    @torch.no_grad()
+    def find_centres(self, rows: Rows):
+        """Let the layers' centres, where there are any, be the mean activations on `rows`."""
+        sums = {layer: 0.0 for layer in self.module_.linears if layer.centre is not None}
+        for position in blocks(len(rows), self._widest()) if sums else ():
+            batch = rows.batch(position)
+            x = batch.x
+            for layer in self.module_.layers:
+                if layer in sums:
+                    sums[layer] += x.sum(0) if batch.weight is None else batch.weight @ x
+                x = layer(x)
+        total = len(rows) if rows.weight is None else rows.weight.sum()
+        for layer, value in sums.items():
+            layer.centre.copy_(value / total)
 
     def train(self, rows: Rows, valid: Rows | None, epochs: int):
         """Train for at most so many epochs; ``stop_reason_`` says why it ended."""
@@ -98,6 +130,8 @@ class MarginalizedNet(NeuralNet):
         """Go on from the weights, optimiser, random streams and history of another net."""
         self.module_.load_state_dict(previous.module_.state_dict())
         self.history = copy.copy(previous.history)
+        if self.lr == previous.lr and previous.rate_factor_ < 1:
+            self._scale_rate(previous.rate_factor_)
         if type(self.optimizer_) is type(previous.optimizer_):
             state = previous.optimizer_.state_dict()["state"]
             self.optimizer_.load_state_dict(self.optimizer_.state_dict() | {"state": state})
@@ -115,6 +149,10 @@ class MarginalizedNet(NeuralNet):
         self.stop_reason_ = "max_iter"
         self.has_converged_ = False
         self.best_score_ = None
+        self.n_explosions_ = 0
+        # The lowest objective of an epoch, and the weights that the epoch began with: what it
+        # ended with may have exploded in its last step. And the returns to them since.
+        self._best, self._returns = None, 0
         try:
             return super().fit_loop(X, y, epochs, **fit_params)
         except StopTraining as stop:
@@ -122,13 +160,22 @@ class MarginalizedNet(NeuralNet):
         except KeyboardInterrupt:
             self.stop_reason_ = "interrupted" if self._is_finite() else "diverged"
         finally:
+            self._best = None
             if self.history and "dur" not in self.history[-1]:
                 del self.history[-1]  # the epoch that was cut short
         return self
 
+    def _widest(self) -> int:
+        sizes = [(linear.in_features, linear.out_features) for linear in self.module_.linears]
+        return max(map(max, sizes))
+
     def _is_finite(self) -> Tensor:
         """Whether all parameters are finite, a tensor on the device."""
         return torch.stack([p.isfinite().all() for p in self.module_.parameters()]).all()
+
+    def _size(self) -> Tensor:
+        """The norm of all parameters, a tensor on the device."""
+        return torch.nn.utils.get_total_norm(list(self.module_.parameters()))
 
     def on_batch_begin(self, net, batch=None, training=False, **kwargs):
         """Record nothing: histories of every batch would outgrow small models."""
@@ -152,7 +199,32 @@ class MarginalizedNet(NeuralNet):
                 raise StopTraining("diverged")
             self.history.record("valid_score", score)
             return
+        watched = self.loss_unit is not None
+        before = self.copy_weights() if watched else None
+        first, terms = self._run_batches(iterator, step_fn)
+        if watched and self._best is None:
+            self._best = max(first, self.loss_unit), before
+        while self._has_exploded(terms):
+            if not watched or self._returns == _MOST_RETURNS:
+                raise StopTraining("diverged")
+            before = self._go_back()
+            _, terms = self._run_batches(iterator, step_fn)
+        if watched and terms.total < self._best[0]:
+            self._best, self._returns = (terms.total, before), 0
+        self.history.record("train_loss", terms.total)
+        # Ordinary dropout noises the loss itself: its penalty is in there, but not known.
+        hidden = self.criterion_.method == "sampling" and iterator.rows.unlabeled is None
+        self.history.record("penalty", math.nan if hidden else terms.penalty)
+
+    def _run_batches(self, iterator, step_fn) -> tuple[float, Terms]:
+        """One pass over the batches: the objective of the first one, and the mean terms.
+
+        They are infinite where the weights are not finite, or have grown beyond measure.
+        """
         self._set_training(True)
+        watched = self.loss_unit is not None
+        most = _MOST_GROWTH * (self._size() + 1) if watched else None
+        first = None
         sums = torch.zeros((), device=self.device)
         n_rows = 0
         for batch in iterator:
@@ -160,16 +232,39 @@ class MarginalizedNet(NeuralNet):
             step = step_fn(batch)
             sums = torch.add(sums, torch.stack(step["terms"]), alpha=len(batch.y))
             n_rows += len(batch.y)
+            first = step["loss"] if first is None else first
             self.notify("on_batch_end", batch=batch, training=True, **step)
-        finite = self._is_finite().to(sums.dtype)
-        *means, finite = torch.cat([sums / n_rows, finite[None]]).tolist()
+        is_usual = self._size() <= most if watched else self._is_finite()
+        rest = torch.stack([first.to(sums.dtype), is_usual.to(sums.dtype)])
+        *means, first, is_usual = torch.cat([sums / n_rows, rest]).tolist()
         terms = Terms(*means)
-        if not (finite and math.isfinite(terms.total)):
-            raise StopTraining("diverged")
-        self.history.record("train_loss", terms.total)
-        # Ordinary dropout noises the loss itself: its penalty is in there, but not known.
-        hidden = self.criterion_.method == "sampling" and iterator.rows.unlabeled is None
-        self.history.record("penalty", math.nan if hidden else terms.penalty)
+        if not (is_usual and math.isfinite(terms.total)):
+            terms = Terms(math.inf, math.inf, math.inf)
+        return first, terms
+
+    def _has_exploded(self, terms: Terms) -> bool:
+        if self._best is None:
+            return not math.isfinite(terms.total)
+        return not terms.total <= _MOST_RISE * self._best[0] + self.loss_unit
+
+    def copy_weights(self) -> dict[str, Tensor]:
+        """The present state of the module."""
+        return {name: w.clone() for name, w in self.module_.state_dict().items()}
+
+    def _go_back(self) -> dict[str, Tensor]:
+        """To the best weights so far, without momentum, at half the learning rate."""
+        self.n_explosions_ += 1
+        self._returns += 1
+        self.module_.load_state_dict(self._best[1])
+        self.optimizer_.state.clear()
+        self._scale_rate(0.5)
+        return self._best[1]
+
+    def _scale_rate(self, factor: float):
+        self.rate_factor_ *= factor
+        for group in self.optimizer_.param_groups:
+            for name in {"lr", "initial_lr"} & group.keys():
+                group[name] *= factor
 
     def train_step(self, batch, **fit_params):
         optimizer, objective = self.optimizer_, self.criterion_
@@ -197,16 +292,16 @@ class MarginalizedNet(NeuralNet):
             batch=batch,
             training=True,
         )
-        optimizer.step()
+        with self.module_.centred():
+            optimizer.step()
         return {"loss": terms.total, "terms": terms}
 
     @torch.no_grad()
     def linear_predictor(self, features: Features, index: Tensor | None = None) -> Tensor:
         """Linear predictor without noise, shape (n_samples, K), in blocks of bounded memory."""
         self._set_training(False)
-        widest = max(linear.out_features for linear in self.module_.linears)
         n_rows = len(features) if index is None else len(index)
-        cut = blocks(n_rows, max(widest, features.shape[1]))
+        cut = blocks(n_rows, self._widest())
         return torch.cat(
             [self.module_(features.take(b if index is None else index[b])) for b in cut]
         )
@@ -277,18 +372,19 @@ class Stopping(Callback):
 
     def on_train_begin(self, net, **kwargs):
         self.best_ = -math.inf
-        self.misses_ = 0
+        self.misses_ = self.explosions_ = 0
         self.best_weights_ = None
 
     def on_epoch_end(self, net, **kwargs):
         keep_best = self.monitor == "valid_score"
         value = net.history[-1, self.monitor] * (1 if keep_best else -1)
-        self.misses_ = self.misses_ + 1 if value <= self.best_ + self.tol else 0
+        missed = value <= self.best_ + self.tol and net.n_explosions_ == self.explosions_
+        self.misses_ = self.misses_ + 1 if missed else 0
+        self.explosions_ = net.n_explosions_
         if value > self.best_:
             self.best_ = value
             if keep_best:
-                weights = net.module_.state_dict()
-                self.best_weights_ = {name: w.clone() for name, w in weights.items()}
+                self.best_weights_ = net.copy_weights()
         if self.misses_ > self.patience:
             net.has_converged_ = True
 

@@ -160,6 +160,14 @@ class BaseMarginalizedEstimator(BaseEstimator, metaclass=ABCMeta):
                     f"constant prediction ({constant:.3g}). Scale the features (StandardScaler "
                     "or MinMaxScaler) or lower learning_rate_init."
                 )
+        if net.n_explosions_ and net.stop_reason_ != "diverged":
+            exploded = (
+                f"The objective exploded {net.n_explosions_} time(s), and training went back to "
+                f"the best weights so far each time. Set learning_rate_init to at most "
+                f"{self.learning_rate_init * net.rate_factor_:.3g}, where it ended, or weaken the "
+                "noise."
+            )
+            warnings.warn(exploded, ConvergenceWarning, stacklevel=5)
         if message is not None:
             warnings.warn(message, category, stacklevel=5)
 

@@ -7,11 +7,12 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_margdrop.batches import Features
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
+from sklearn_margdrop.estimators.pretraining import pretrain
 from sklearn_margdrop.layers import ACTIVATIONS
 from sklearn_margdrop.training import InverseDecay, MarginalizedNet, Stopping
 from sklearn_margdrop.validation import (
@@ -22,7 +23,7 @@ from sklearn_margdrop.validation import (
 )
 
 _DIVERGED = (
-    "The objective or the weights became non-finite in epoch {epoch}. Lower learning_rate_init "
+    "The objective exploded or became non-finite in epoch {epoch}. Lower learning_rate_init "
     "(now {rate:g}), scale the features (StandardScaler or MinMaxScaler), or weaken the noise."
 )
 
@@ -51,6 +52,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "shuffle": ["boolean"],
+        "pretrainer": [HasMethods(["fit", "get_params"]), None],
     }
 
     def _partial_fit(self, X, y, sample_weight, X_unlabeled, classes=None):
@@ -62,7 +64,11 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         return super()._partial_fit(X, y, sample_weight, X_unlabeled, classes)
 
     def _check_parameters(self):
-        self._layers()
+        hidden, _ = self._layers()
+        if self.pretrainer is not None and not hidden:
+            raise ValueError(
+                "pretrainer needs a hidden layer; with hidden_layer_sizes=() set pretrainer=None."
+            )
 
     def _train(self, rows, valid, random_state, continuing, incremental):
         scale = self.net_.module_.input_scale if continuing else self._input_scale(rows)
@@ -70,6 +76,12 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         if continuing:
             self._check_layers(net)
             net.take_over(self.net_)
+        elif self.pretrainer is not None:
+            self.pretrainers_ = pretrain(self.pretrainer, net.module_, rows, random_state)
+        else:
+            self.pretrainers_ = []
+        if not continuing:
+            net.find_centres(rows)
         net.train(rows, valid, 1 if incremental else self.max_iter)
         return net
 
@@ -137,6 +149,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             lr=float(self.learning_rate_init),
             batch_size=int(batch_size),
             shuffle=self.shuffle,
+            loss_unit=None if incremental else self._constant_loss(rows),
             scorer=self._scorer(),
             predict_nonlinearity=family.mean,
             callbacks=callbacks,

@@ -1,0 +1,137 @@
+"""Long tables, one stored cell at a time, so that a run that was killed goes on where it was.
+
+A cell is a configuration, a dict of what JSON knows, and what was measured with it. The cells of
+a table lie in one file, a line each, in the order in which they were finished.
+"""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+import harness
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Cells:
+    """The finished cells of one file.
+
+    Parameters
+    ----------
+    path : Path
+        Made when the first cell is finished. A last line that was cut short is ignored.
+    device : str, default="cpu"
+        Named in the records of the cells that are measured now.
+    """
+
+    def __init__(self, path, device="cpu"):
+        self.path = Path(path)
+        self.device = device
+        self.records = {}
+        text = self.path.read_text() if self.path.exists() else ""
+        for line in text.split("\n"):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            self.records[_key(record["cell"])] = record
+
+    def missing(self, cells):
+        """Those of `cells` that are not finished, without repetitions."""
+        return [
+            cell
+            for key, cell in {_key(cell): cell for cell in cells}.items()
+            if key not in self.records
+        ]
+
+    def measure(self, cells, function):
+        """Call ``function(cell)`` for those that are not finished, and store what it returns."""
+        missing = self.missing(cells)
+        print(f"{len(missing)} of {len(cells)} cells to do, stored in {self.path}", flush=True)
+        begin = time.perf_counter()
+        for done, cell in enumerate(missing, 1):
+            print(f"\n[{done}/{len(missing)}] {_words(cell)}", flush=True)
+            self._add(cell, function(cell))
+            spent = time.perf_counter() - begin
+            left = spent / done * (len(missing) - done)
+            print(f"  {_duration(spent)} spent, about {_duration(left)} left", flush=True)
+
+    def _add(self, cell, result):
+        record = {"cell": cell, "result": result, "environment": harness.environment(self.device)}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a+b") as file:
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # after a line that was cut short
+                    file.write(b"\n")
+            file.write(json.dumps(record).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.records[_key(cell)] = record
+
+    def select(self, **configuration):
+        """The records of the finished cells that have this configuration."""
+        return [
+            record
+            for record in self.records.values()
+            if all(record["cell"].get(k) == v for k, v in configuration.items())
+        ]
+
+    def environments(self):
+        """The machines and versions that the cells were measured on, one line each."""
+        lines = {
+            ", ".join(f"{name} {value}" for name, value in record["environment"].items()): None
+            for record in self.records.values()
+        }
+        return list(lines)
+
+
+def options(doc, name):
+    """The options that the tables have, for results that are called `name`."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--quick", action="store_true", help="less data and fewer epochs")
+    parser.add_argument("--report", action="store_true", help="print what is stored and stop")
+    parser.add_argument("--results", type=Path, help="the file of the cells")
+    parser.set_defaults(name=name)
+    return parser
+
+
+def path(arguments):
+    """The file of the cells."""
+    kind = arguments.device.split(":")[0] + ("_quick" if arguments.quick else "")
+    return arguments.results or RESULTS / f"{arguments.name}_{kind}.jsonl"
+
+
+def markdown(title, head, rows, notes=()):
+    """A table as Markdown, with a title before and notes after it."""
+    lines = [f"### {title}", "", *_pipes([head, ["---"] * len(head), *rows]), ""]
+    return "\n".join([*lines, *(f"{note}\n" for note in notes)])
+
+
+def restructured(title, head, rows, notes=()):
+    """The same as reStructuredText."""
+    lines = [f".. list-table:: {title}", "   :header-rows: 1", ""]
+    for row in [head, *rows]:
+        lines += [f"   {'  -' if k else '* -'} {cell}" for k, cell in enumerate(row)]
+    return "\n".join([*lines, "", *(f"{note}\n" for note in notes)])
+
+
+def _pipes(rows):
+    return ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+
+
+def _key(cell):
+    return json.dumps(cell, sort_keys=True)
+
+
+def _words(cell):
+    return ", ".join(f"{name} {value}" for name, value in cell.items())
+
+
+def _duration(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -1,0 +1,340 @@
+"""Tables 1, 2 and 3 and Figure 1 of the MNIST paper (P), beside its published figures.
+
+Run ``python benchmarks/mnist_tables.py``; what is finished is stored and is not run again, so a
+run that was killed goes on where it was. ``--report`` prints the tables, ``--quick`` runs all of
+it on less data in minutes, ``--tables``, ``--rows`` and ``--epochs`` choose a part of it.
+
+Of the 60,000 training images, 10,000 at random validate. Hidden layers are logistic and, but for
+half of Table 3, pretrained layer by layer as restricted Boltzmann machines. Training is SGD with
+momentum on batches of 100, and the rate of epoch i is rate / (1 + decay * i). A cell of Tables 1
+and 2 is the test error of the setting and epoch with the lowest validation error; where several
+have it, the mean of theirs. Table 3 trains every setting of a grid by every method and tells when
+each had its lowest validation error. The best epoch of a run is found by looking at all of its
+epochs; a run ends early when `--patience` epochs in a row found no better one.
+"""
+
+import time
+import warnings
+from itertools import chain, product
+from pathlib import Path
+
+import cells
+import image_data
+import joblib
+import numpy as np
+from sklearn.neural_network import BernoulliRBM
+from skorch.callbacks import Callback
+
+from sklearn_margdrop import MarginalizedDropoutClassifier
+from sklearn_margdrop.batches import Features
+
+#: A published figure, in %, by table and row.
+PUBLISHED = {
+    1: {
+        "no noise": 1.40,
+        "L2": 1.37,
+        "input, sampling": 1.28,
+        "input, quadratic": 1.26,
+        "input, diagonal": 1.28,
+        "hidden, sampling": 1.31,
+        "hidden, diagonal": 1.26,
+        "both, sampling": 1.28,
+        "both, quadratic": 1.34,
+        "both, diagonal": 1.25,
+    },
+    2: {"L2": 1.31, "both, sampling": 1.06, "both, diagonal": 1.15},
+    3: {
+        "sampling": ["666 ± 274", "1.81 ± 1.39", "28.6", "19.1"],
+        "quadratic": ["141 ± 203", "2.12 ± 1.62", "387", "54.7"],
+        "diagonal": ["229 ± 263", "1.45 ± 0.26", "53.9", "12.4"],
+    },
+}
+HIDDEN = {1: [1024], 2: [500, 1000], 3: [1024]}
+TITLES = {
+    1: "Table 1: test error (%) with one hidden layer of 1024 units",
+    2: "Table 2: test error (%) of a 784-500-1000-10 network",
+    3: "Table 3: 200 settings of learning rate, momentum, retain rate (input) and pretraining",
+}
+
+#: What is tuned on the validation error in Tables 1 and 2.
+RATES = [{"learning_rate_init": 0.5, "momentum": 0.5}]
+ALPHAS = [1e-5, 3e-5, 1e-4]
+RETAIN_RATES = {"input": [0.9, 0.8, 0.7, 0.5], "hidden": [0.7, 0.5, 0.3]}
+
+#: The grid of Table 3.
+GRID = {
+    "learning_rate_init": [0.25, 0.5, 0.75, 1.0],
+    "momentum": [0.0, 0.6, 0.7, 0.8, 0.9],
+    "retain_rate": [0.1, 0.3, 0.5, 0.7, 0.9],
+    "pretrained": [True, False],
+}
+
+
+def settings(table, row):
+    """The settings that a row of a table tries."""
+    if table == 3:
+        noise = {"noise_placement": "input", "method": row}
+        return [noise | dict(zip(GRID, v, strict=True)) for v in product(*GRID.values())]
+    if row == "no noise":
+        tried = [{"noise_placement": "none"}]
+    elif row == "L2":
+        tried = [{"noise_placement": "none", "alpha": alpha} for alpha in ALPHAS]
+    else:
+        placement, method = row.split(", ")
+        noise = {"noise_placement": placement, "method": method}
+        tried = [noise | {"retain_rate": q} for q in retain_rates(placement, table)]
+    return [{"pretrained": True} | rate | each for rate in RATES for each in tried]
+
+
+def retain_rates(placement, table):
+    if placement != "both":
+        return RETAIN_RATES[placement]
+    n_hidden = len(HIDDEN[table])
+    pairs = product(RETAIN_RATES["input"], RETAIN_RATES["hidden"])
+    return [[first, *[hidden] * n_hidden] for first, hidden in pairs]
+
+
+def load(name, quick):
+    """Training and test images; some of them for a quick run."""
+    X, y, X_test, y_test = {"mnist": image_data.mnist, "digits": image_data.digits}[name]()
+    return (X[:3000], y[:3000], X_test[:1000], y_test[:1000]) if quick else (X, y, X_test, y_test)
+
+
+class StoredRBM(BernoulliRBM):
+    """A BernoulliRBM that is fitted once for all the settings that start from it."""
+
+    memory = joblib.Memory(None)
+
+    def fit(self, X, y=None):
+        vars(self).update(self.memory.cache(_fit_rbm)(self.get_params(), X))
+        return self
+
+
+def _fit_rbm(parameters, X):
+    return vars(BernoulliRBM(**parameters).fit(X))
+
+
+class TestErrors(Callback):
+    """Counts the wrong test predictions of each epoch that validates best so far."""
+
+    def __init__(self, X, y):
+        self.X, self.y = X, y
+        self.wrong = {}
+        self.shown = time.perf_counter()
+
+    def on_epoch_end(self, net, **kwargs):
+        scores = net.history[:, "valid_score"]
+        if scores[-1] == max(scores):
+            features = Features(self.X, net.device, resident=False)
+            predicted = net.linear_predictor(features).argmax(1).cpu().numpy()
+            self.wrong[len(scores)] = int((predicted != self.y).sum())
+        if time.perf_counter() - self.shown > 30:
+            self.shown = time.perf_counter()
+            best = 100 * (1 - max(scores))
+            where = scores.index(max(scores)) + 1
+            print(f"  epoch {len(scores)}: best {best:.2f} % in epoch {where}", flush=True)
+
+
+class Watched(MarginalizedDropoutClassifier):
+    """A classifier that is tested while it trains."""
+
+    def _build_net(self, *args):
+        net = super()._build_net(*args)
+        net.callbacks_.append(("test", self.watcher))
+        return net
+
+
+def train(cell, data, device):
+    """Train one setting; its validation errors by epoch and the test errors of the best ones."""
+    X, y, X_test, y_test = data
+    setting = dict(cell["setting"])
+    passes = setting.pop("pretrained") * cell["passes"]
+    rbm = StoredRBM(learning_rate=0.05, batch_size=100, n_iter=passes) if passes else None
+    model = Watched(
+        cell["hidden"],
+        activation="logistic",
+        solver="sgd",
+        batch_size=100,
+        early_stopping=True,
+        validation_fraction=1 / 6,
+        max_iter=cell["epochs"],
+        n_iter_no_change=cell["patience"],
+        tol=0,
+        pretrainer=rbm,
+        device=device,
+        random_state=cell["seed"],
+        **{"alpha": 0.0} | setting,
+    )
+    model.watcher = TestErrors(X_test, y_test)
+    try:
+        model.fit(X, y)
+    except ValueError as error:
+        return {"error": str(error)}
+    scores = np.array(model.validation_scores_)
+    wrong = [n for epoch, n in model.watcher.wrong.items() if scores[epoch - 1] == scores.max()]
+    print(f"  best {100 * (1 - scores.max()):.2f} %, test {np.mean(wrong) / len(y_test):.2%}")
+    return {
+        "valid_errors": [round(100 * (1 - score), 3) for score in scores],
+        "test_errors": [100 * n / len(y_test) for n in wrong],
+        "seconds_per_epoch": float(np.median([epoch["dur"] for epoch in model.net_.history])),
+        "explosions": model.net_.n_explosions_,
+    }
+
+
+def summary(record):
+    """Lowest validation error and its test error in %, its epoch, and seconds an epoch."""
+    result = record["result"]
+    if "error" in result:
+        return None
+    valid = result["valid_errors"]
+    return {
+        "valid": min(valid),
+        "test": np.mean(result["test_errors"]),
+        "ties": len(result["test_errors"]),
+        "epoch": valid.index(min(valid)) + 1,
+        "epochs": len(valid),
+        "seconds": result["seconds_per_epoch"],
+        "setting": record["cell"]["setting"],
+    }
+
+
+def tables(stored):
+    """Title, head, rows and notes of each table that has finished cells."""
+    for table, title in TITLES.items():
+        records = {row: stored.select(table=table, row=row) for row in PUBLISHED[table]}
+        if any(records.values()):
+            yield (_table_3 if table == 3 else _best_of)(table, title, records)
+
+
+def _best_of(table, title, records):
+    head = ["noise, method", "published", "ours", "validation", "epoch", "of settings", "setting"]
+    rows = []
+    for row, published in PUBLISHED[table].items():
+        runs = [s for s in map(summary, records[row]) if s]
+        if not runs:
+            rows.append([row, f"{published:.2f}", *["not run"] * 5])
+            continue
+        lowest = min(run["valid"] for run in runs)
+        best = [run for run in runs if run["valid"] == lowest]
+        test = np.average([run["test"] for run in best], weights=[run["ties"] for run in best])
+        first = best[0]
+        tried = f"{len(runs)} / {len(settings(table, row))}"
+        epoch = f"{first['epoch']} of {first['epochs']}"
+        errors = [f"{error:.2f}" for error in (published, test, lowest)]
+        rows.append([row, *errors, epoch, tried, _short(first["setting"])])
+    return title, head, rows, _notes(records)
+
+
+def _table_3(table, title, records):
+    head = ["method", "", "settings", "finite", "epochs", "validation error (%)"]
+    head += ["seconds an epoch", "seconds in all (thousands)"]
+    rows = []
+    for row, (epochs, error, seconds, total) in PUBLISHED[table].items():
+        rows.append([row, "published", "175 of 200", "175", epochs, error, seconds, total])
+        runs = [s for s in map(summary, records[row]) if s]
+        if not runs:
+            continue
+        runs.sort(key=lambda run: run["valid"])
+        for label, kept in (("ours", runs), ("ours, best 7/8", runs[: -(-len(runs) * 7 // 8)])):
+            epochs, errors, seconds = (
+                np.array([run[key] for run in kept]) for key in ("epoch", "valid", "seconds")
+            )
+            figures = [
+                f"{np.mean(epochs):.0f} ± {np.std(epochs):.0f}",
+                f"{np.mean(errors):.2f} ± {np.std(errors):.2f}",
+                f"{np.median(seconds):.2f}",
+                f"{np.mean(epochs * seconds) / 1e3:.3f}",
+            ]
+            count = f"{len(kept)} of {len(records[row])}"
+            rows.append([row, label, count, len(runs), *figures])
+    return title, head, rows, _notes(records)
+
+
+def _notes(records):
+    """What was run and what was left out."""
+    kinds = {}
+    for record in chain.from_iterable(records.values()):
+        cell = record["cell"]
+        kind = tuple(cell[name] for name in ("data", "rows", "epochs", "patience", "passes"))
+        kinds.setdefault((*kind, cell["seed"]), []).append(cell)
+    return [
+        f"{len(found)} runs: {data}, {rows} training rows, at most {epochs} epochs, patience "
+        f"{patience}, {passes} passes of pretraining, seed {seed}."
+        for (data, rows, epochs, patience, passes, seed), found in kinds.items()
+    ]
+
+
+def _short(setting):
+    names = {"learning_rate_init": "rate", "retain_rate": "q"}
+    left_out = ("pretrained", "noise_placement", "method")
+    return ", ".join(f"{names.get(k, k)} {v}" for k, v in setting.items() if k not in left_out)
+
+
+def figure(stored, path):
+    """Figure 1: the lowest validation error of each setting and the epoch that had it."""
+    import matplotlib.pyplot as plt
+
+    _, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for row, marker in (("sampling", "x"), ("quadratic", "s"), ("diagonal", "o")):
+        runs = [s for s in map(summary, stored.select(table=3, row=row)) if s]
+        points = [run["epoch"] for run in runs], [run["valid"] for run in runs]
+        if runs:
+            axes.scatter(*points, marker=marker, s=18, alpha=0.7, label=row)
+    axes.set(xlabel="Epoch of the lowest validation error", ylabel="Lowest validation error (%)")
+    axes.set_yscale("log")
+    axes.legend()
+    plt.savefig(path, dpi=120)
+    plt.close()
+
+
+def main():
+    options = cells.options(__doc__, "mnist_tables")
+    options.add_argument("--data", choices=["mnist", "digits"], default="mnist")
+    options.add_argument("--tables", type=int, nargs="+", choices=[1, 2, 3], default=[1, 2, 3])
+    options.add_argument("--rows", nargs="+", help="such as 'both, diagonal', or 'diagonal'")
+    options.add_argument("--epochs", type=int, help="most epochs of a run (default 1000)")
+    options.add_argument("--patience", type=int, help="see above (default 200)")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--figure", type=Path, help="also draw Figure 1 to this file")
+    arguments = options.parse_args()
+    stored = cells.Cells(cells.path(arguments), arguments.device)
+    if not arguments.report:
+        run(stored, arguments)
+    for table in tables(stored):
+        print(cells.markdown(*table))
+    print("\n".join(stored.environments()))
+    if arguments.figure:
+        figure(stored, arguments.figure)
+
+
+def run(stored, arguments):
+    StoredRBM.memory = joblib.Memory(cells.RESULTS.parent / ".cache", verbose=0)
+    data = load(arguments.data, arguments.quick)
+    epochs, patience, passes = (3, 3, 2) if arguments.quick else (1000, 200, 12)
+    todo = []
+    for table in arguments.tables:
+        for row in PUBLISHED[table]:
+            if arguments.rows and row not in arguments.rows:
+                continue
+            for setting in settings(table, row):
+                todo.append(
+                    {
+                        "table": table,
+                        "row": row,
+                        "setting": setting,
+                        "hidden": HIDDEN[table],
+                        "data": arguments.data,
+                        "rows": len(data[1]),
+                        "epochs": arguments.epochs or epochs,
+                        "patience": arguments.patience or patience,
+                        "passes": passes,
+                        "seed": arguments.seed,
+                    }
+                )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of runs that end at their last epoch
+        stored.measure(todo, lambda cell: train(cell, data, arguments.device))
+
+
+if __name__ == "__main__":
+    main()
