@@ -57,9 +57,9 @@ TITLES = {
 }
 
 #: What is tuned on the validation error in Tables 1 and 2.
-RATES = [{"learning_rate_init": 0.5, "momentum": 0.5}]
+RATES = [{"learning_rate_init": 0.5, "momentum": 0.9}]
 ALPHAS = [1e-5, 3e-5, 1e-4]
-RETAIN_RATES = {"input": [0.9, 0.8, 0.7, 0.5], "hidden": [0.7, 0.5, 0.3]}
+RETAIN_RATES = {"input": [0.5, 0.3, 0.8], "hidden": [0.3, 0.5]}
 
 #: The grid of Table 3.
 GRID = {
@@ -258,8 +258,8 @@ def _notes(records):
         kind = tuple(cell[name] for name in ("data", "rows", "epochs", "patience", "passes"))
         kinds.setdefault((*kind, cell["seed"]), []).append(cell)
     return [
-        f"{len(found)} runs: {data}, {rows} training rows, at most {epochs} epochs, patience "
-        f"{patience}, {passes} passes of pretraining, seed {seed}."
+        f"{len(found)} runs: {data}, {rows} training and validation rows, at most {epochs} "
+        f"epochs, patience {patience}, {passes} passes of pretraining, seed {seed}."
         for (data, rows, epochs, patience, passes, seed), found in kinds.items()
     ]
 

@@ -30,11 +30,9 @@ PAIRS = {
 }
 
 
-def vectorizer(**options):
+def vectorizer(token_pattern=r"(?u)\b\w+\b|[!?]", **options):
     """Binary bags of words, of which "!" and "?" are two."""
-    return CountVectorizer(
-        binary=True, dtype=np.float64, token_pattern=r"(?u)\b\w+\b|[!?]", **options
-    )
+    return CountVectorizer(binary=True, dtype=np.float64, token_pattern=token_pattern, **options)
 
 
 def available():

@@ -70,8 +70,12 @@ def documents(name, quick):
     return texts, y
 
 
-def thirds(name, split, quick):
+def load(name, split, quick):
     """Training rows, their labels, unlabelled rows, test rows and their labels."""
+    return full(name, quick) if name in FULL else thirds(name, split, quick)
+
+
+def thirds(name, split, quick):
     texts, y = documents(name, quick)
     X = vectorizer(name).fit_transform(texts).tocsr()
     order = np.random.RandomState(split).permutation(len(y))
@@ -82,12 +86,11 @@ def thirds(name, split, quick):
 def vectorizer(name, **options):
     # These two come tokenised, with blanks between the tokens.
     if name in ("Subj", "RT"):
-        options["token_pattern"] = r"\S+"
+        options = {"token_pattern": r"\S+"} | options
     return text_data.vectorizer(**options)
 
 
 def full(name, quick):
-    """The same of the large set with its own split."""
     train, y, test, y_test, unlabeled = text_data.imdb()
     if quick:
         train, y, test, y_test = train[::50], y[::50], test[::50], y_test[::50]
@@ -196,9 +199,8 @@ def run(stored, arguments):
     def measure_on_data(cell):
         key = cell["name"], cell["split"]
         if key not in loaded:
-            loaded.clear()
-            load = full if cell["name"] in FULL else lambda name, _: thirds(*key, arguments.quick)
-            loaded[key] = load(cell["name"], arguments.quick)
+            loaded.clear()  # one at a time
+            loaded[key] = load(*key, arguments.quick)
         return measure(cell, loaded[key])
 
     with warnings.catch_warnings():

@@ -1,8 +1,16 @@
 """Sphinx configuration."""
 
+import sys
 from pathlib import Path
 
 import sklearn_margdrop
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import cells
+import mnist_tables
+import text_tables
+
 from sklearn_margdrop.noise import NOISE_MODELS
 
 project = "sklearn_margdrop"
@@ -75,5 +83,20 @@ def write_noise_table(app):
     (folder / "noise.inc").write_text("\n".join(lines) + "\n")
 
 
+def write_results(app):
+    """The tables of both papers, as far as their cells are stored, and Figure 1."""
+    folder = Path(app.srcdir) / "generated"
+    folder.mkdir(exist_ok=True)
+    for module in (mnist_tables, text_tables):
+        stored = cells.Cells(cells.RESULTS / f"{module.__name__}_cpu.jsonl")
+        tables = [cells.restructured(*table) for table in module.tables(stored)]
+        machines = [f"Measured with {each}.\n" for each in stored.environments()]
+        text = "\n".join([*tables, *machines])
+        (folder / f"{module.__name__}.inc").write_text(text)
+        if module is mnist_tables:
+            mnist_tables.figure(stored, folder / "mnist_figure_1.png")
+
+
 def setup(app):
     app.connect("builder-inited", write_noise_table)
+    app.connect("builder-inited", write_results)

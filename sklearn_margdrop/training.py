@@ -21,7 +21,7 @@ from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
 #: An epoch has exploded when its objective is so many times the lowest so far, and a constant
 #: prediction's on top, or its weights have grown so many times; the training gives up when that
 #: happens so many times without progress.
-_MOST_RISE, _MOST_GROWTH, _MOST_RETURNS = 10.0, 1000.0, 10
+_MOST_RISE, _MOST_GROWTH, _MOST_RETURNS = 2.0, 1000.0, 10
 
 
 class StopTraining(Exception):

@@ -1,11 +1,13 @@
 """The benchmarks' own bookkeeping: they run, store, and notice what has become worse."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -62,3 +64,110 @@ def test_check_fails_where_nothing_can_be_compared(stored):
     done = run("step_cost.py", "--layers", "8-7-3", "--turns", 1, "--steps", 1, "--check", stored)
     assert done.returncode == 1
     assert "0 ratios compared" in done.stdout
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """The modules of the benchmarks by name."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+def test_cells_are_measured_once_and_survive_a_killed_run(scripts, tmp_path, capsys):
+    cells = scripts("cells")
+    path = tmp_path / "results" / "cells.jsonl"
+    todo = [{"q": q, "setting": {"rates": [q, 0.5]}} for q in (0.1, 0.3, 0.3, 0.5)]
+    measured = []
+
+    def measure(cell):
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        measured.append(cell["q"])
+        return {"error": 2 * cell["q"]}
+
+    with pytest.raises(KeyboardInterrupt):
+        cells.Cells(path).measure(todo, measure)
+    assert measured == [0.1, 0.3]
+    # The second line was cut short while it was written.
+    path.write_bytes(path.read_bytes()[:-20])
+    stored = cells.Cells(path)
+    assert [cell["q"] for cell in stored.missing(todo)] == [0.3, 0.5]
+    measured.clear()
+    stored.measure(todo, measure)
+    assert measured == [0.3, 0.5]
+    again = cells.Cells(path)
+    assert not again.missing(todo)
+    (record,) = again.select(q=0.3)
+    assert record["result"] == {"error": 0.6}
+    assert {"processor", "torch", "sklearn_margdrop"} <= record["environment"].keys()
+    assert len(again.environments()) == 1
+    output = capsys.readouterr().out
+    assert "[2/2] q 0.5" in output
+    assert "left" in output
+
+
+def test_mnist_tables_resume_and_report(tmp_path):
+    path = tmp_path / "mnist.jsonl"
+    options = ("--quick", "--data", "digits", "--results", path)
+    rows = ("--tables", 1, 3, "--rows", "L2", "input, diagonal")
+    first = run("mnist_tables.py", *options, *rows)
+    assert first.returncode == 0, first.stderr
+    assert "6 of 6 cells to do" in first.stdout
+    assert "1198 training and validation rows, at most 3 epochs" in first.stdout
+    again = run("mnist_tables.py", *options, *rows)
+    assert "0 of 6 cells to do" in again.stdout
+    report = run("mnist_tables.py", *options, "--report", "--figure", tmp_path / "figure.png")
+    assert "| L2 | 1.37 |" in report.stdout
+    assert "| both, diagonal | 1.25 | not run |" in report.stdout
+    assert (tmp_path / "figure.png").stat().st_size > 0
+    for line in path.read_text().splitlines():
+        result = json.loads(line)["result"]
+        assert min(result["valid_errors"]) < 80
+        assert result["test_errors"]
+
+
+def test_table_3_counts_what_failed(scripts):
+    tables = scripts("mnist_tables")
+    grid = tables.settings(3, "diagonal")
+    assert len(grid) == len({json.dumps(setting) for setting in grid}) == 200
+    stored = scripts("cells").Cells("none")
+    common = {"table": 3, "row": "diagonal", "data": "mnist", "rows": 60000, "epochs": 4}
+    common |= {"patience": 2, "passes": 1, "seed": 0}
+    errors = [[3.0, 1.0, 2.0], [4.0, 3.0, 3.0]]
+    for number, setting in enumerate(grid[:3]):
+        result = {"error": "no"}
+        if number < 2:
+            result = {"valid_errors": errors[number], "test_errors": [1.5], "explosions": 0}
+            result["seconds_per_epoch"] = 1.0
+        cell = common | {"setting": setting}
+        stored.records[str(number)] = {"cell": cell, "result": result, "environment": {}}
+    ((_, _, rows, notes),) = tables.tables(stored)
+    ours = next(row for row in rows if row[:2] == ["diagonal", "ours"])
+    assert ours == ["diagonal", "ours", "2 of 3", 2, "2 ± 0", "2.00 ± 1.00", "1.00", "0.002"]
+    assert notes[0].startswith("3 runs: mnist, 60000 training and validation")
+
+
+def test_text_tables_resume_and_report(scripts, tmp_path, monkeypatch, capsys):
+    tables = scripts("text_tables")
+    rng = np.random.RandomState(0)
+    words = np.array(["good", "fine", "bad", "dull", "a", "the", "film", "plot"])
+
+    def documents(name):
+        y = np.arange(90) % 2
+        odds = np.where(y[:, None], [4, 4, 1, 1, 2, 2, 2, 2], [1, 1, 4, 4, 2, 2, 2, 2])
+        return [" ".join(rng.choice(words, 6, p=o / o.sum())) for o in odds], y
+
+    monkeypatch.setattr(tables.text_data, "load", documents)
+    command = ["text_tables.py", "--names", "RT", "--quick", "--splits", "2", "--systems"]
+    command += ["LogisticRegression", "moments + unlabelled", "--results", str(tmp_path / "t")]
+    monkeypatch.setattr(sys, "argv", command)
+    tables.main()
+    first = capsys.readouterr().out
+    assert "4 of 4 cells to do" in first
+    tables.main()
+    again = capsys.readouterr().out
+    assert "0 of 4 cells to do" in again
+    assert again.split("###")[1] == first.split("###")[1]
+    row = next(line for line in again.splitlines() if line.startswith("| moments + unl"))
+    assert float(row.split("|")[4].split("±")[0]) > 60
+    assert "RT: 30 x" in again
