@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import time
+import warnings
 from pathlib import Path
 
 import harness
@@ -30,6 +31,10 @@ class Cells:
         self.path = Path(path)
         self.device = device
         self.records = {}
+        self.read()
+
+    def read(self):
+        """Read what is stored now; another process may have added to it."""
         text = self.path.read_text() if self.path.exists() else ""
         for line in text.split("\n"):
             try:
@@ -40,52 +45,47 @@ class Cells:
 
     def missing(self, cells):
         """Those of `cells` that are not finished, without repetitions."""
-        return [
-            cell
-            for key, cell in {_key(cell): cell for cell in cells}.items()
-            if key not in self.records
-        ]
+        distinct = {_key(cell): cell for cell in cells}
+        return [cell for key, cell in distinct.items() if key not in self.records]
 
     def measure(self, cells, function):
         """Call ``function(cell)`` for those that are not finished, and store what it returns."""
+        environment = harness.environment(self.device)
         missing = self.missing(cells)
         print(f"{len(missing)} of {len(cells)} cells to do, stored in {self.path}", flush=True)
         begin = time.perf_counter()
         for done, cell in enumerate(missing, 1):
+            self.read()
+            if not self.missing([cell]):
+                continue
             print(f"\n[{done}/{len(missing)}] {_words(cell)}", flush=True)
-            self._add(cell, function(cell))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of fits that end at their last epoch, above all
+                # An interrupted fit keeps what it has, which is no result.
+                warnings.filterwarnings("error", "Training was interrupted")
+                result = function(cell)
+            self._add({"cell": cell, "result": result, "environment": environment})
             spent = time.perf_counter() - begin
             left = spent / done * (len(missing) - done)
             print(f"  {_duration(spent)} spent, about {_duration(left)} left", flush=True)
 
-    def _add(self, cell, result):
-        record = {"cell": cell, "result": result, "environment": harness.environment(self.device)}
+    def _add(self, record):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:
+            line = json.dumps(record).encode() + b"\n"
             if file.tell() > 0:
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":  # after a line that was cut short
-                    file.write(b"\n")
-            file.write(json.dumps(record).encode() + b"\n")
+                    line = b"\n" + line
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        self.records[_key(cell)] = record
-
-    def select(self, **configuration):
-        """The records of the finished cells that have this configuration."""
-        return [
-            record
-            for record in self.records.values()
-            if all(record["cell"].get(k) == v for k, v in configuration.items())
-        ]
+        self.records[_key(record["cell"])] = record
 
     def environments(self):
         """The machines and versions that the cells were measured on, one line each."""
-        lines = {
-            ", ".join(f"{name} {value}" for name, value in record["environment"].items()): None
-            for record in self.records.values()
-        }
-        return list(lines)
+        records = self.records.values()
+        return list(dict.fromkeys(_words(record["environment"]) for record in records))
 
 
 def options(doc, name):

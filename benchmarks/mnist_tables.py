@@ -2,7 +2,7 @@
 
 Run ``python benchmarks/mnist_tables.py``; what is finished is stored and is not run again, so a
 run that was killed goes on where it was. ``--report`` prints the tables, ``--quick`` runs all of
-it on less data in minutes, ``--tables``, ``--rows`` and ``--epochs`` choose a part of it.
+it on less data in minutes, ``--tables``, ``--rows``, ``--images`` and ``--epochs`` choose a part.
 
 Of the 60,000 training images, 10,000 at random validate. Hidden layers are logistic and, but for
 half of Table 3, pretrained layer by layer as restricted Boltzmann machines. Training is SGD with
@@ -14,8 +14,7 @@ epochs; a run ends early when `--patience` epochs in a row found no better one.
 """
 
 import time
-import warnings
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 
 import cells
@@ -58,8 +57,10 @@ TITLES = {
 
 #: What is tuned on the validation error in Tables 1 and 2.
 RATES = [{"learning_rate_init": 0.5, "momentum": 0.9}]
-ALPHAS = [1e-5, 3e-5, 1e-4]
-RETAIN_RATES = {"input": [0.5, 0.3, 0.8], "hidden": [0.3, 0.5]}
+ALPHAS = [1e-5, 3e-5]
+#: The likeliest first: sampled masks do more harm at the same rate.
+RETAIN_RATES = {"input": [0.5, 0.3, 0.8], "hidden": [0.3, 0.5, 0.7]}
+SAMPLING_RATES = {"input": [0.8, 0.5, 0.3], "hidden": [0.5, 0.7, 0.3]}
 
 #: The grid of Table 3.
 GRID = {
@@ -82,22 +83,23 @@ def settings(table, row):
     else:
         placement, method = row.split(", ")
         noise = {"noise_placement": placement, "method": method}
-        tried = [noise | {"retain_rate": q} for q in retain_rates(placement, table)]
+        tried = [noise | {"retain_rate": q} for q in retain_rates(placement, table, method)]
     return [{"pretrained": True} | rate | each for rate in RATES for each in tried]
 
 
-def retain_rates(placement, table):
+def retain_rates(placement, table, method):
+    rates = SAMPLING_RATES if method == "sampling" else RETAIN_RATES
     if placement != "both":
-        return RETAIN_RATES[placement]
+        return rates[placement]
     n_hidden = len(HIDDEN[table])
-    pairs = product(RETAIN_RATES["input"], RETAIN_RATES["hidden"])
+    pairs = product(rates["input"], rates["hidden"])
     return [[first, *[hidden] * n_hidden] for first, hidden in pairs]
 
 
-def load(name, quick):
-    """Training and test images; some of them for a quick run."""
+def load(name, n_images):
+    """The first training images, and the test images."""
     X, y, X_test, y_test = {"mnist": image_data.mnist, "digits": image_data.digits}[name]()
-    return (X[:3000], y[:3000], X_test[:1000], y_test[:1000]) if quick else (X, y, X_test, y_test)
+    return X[:n_images], y[:n_images], X_test, y_test
 
 
 class StoredRBM(BernoulliRBM):
@@ -149,7 +151,8 @@ def train(cell, data, device):
     X, y, X_test, y_test = data
     setting = dict(cell["setting"])
     passes = setting.pop("pretrained") * cell["passes"]
-    rbm = StoredRBM(learning_rate=0.05, batch_size=100, n_iter=passes) if passes else None
+    options = {"learning_rate": 0.05, "batch_size": 100, "n_iter": passes, "verbose": 1}
+    rbm = StoredRBM(**options) if passes else None
     model = Watched(
         cell["hidden"],
         activation="logistic",
@@ -169,6 +172,8 @@ def train(cell, data, device):
     try:
         model.fit(X, y)
     except ValueError as error:
+        if "non-finite" not in str(error):
+            raise
         return {"error": str(error)}
     scores = np.array(model.validation_scores_)
     wrong = [n for epoch, n in model.watcher.wrong.items() if scores[epoch - 1] == scores.max()]
@@ -177,7 +182,7 @@ def train(cell, data, device):
         "valid_errors": [round(100 * (1 - score), 3) for score in scores],
         "test_errors": [100 * n / len(y_test) for n in wrong],
         "seconds_per_epoch": float(np.median([epoch["dur"] for epoch in model.net_.history])),
-        "explosions": model.net_.n_explosions_,
+        "rate_factor": model.net_.rate_factor_,
     }
 
 
@@ -194,50 +199,61 @@ def summary(record):
         "epoch": valid.index(min(valid)) + 1,
         "epochs": len(valid),
         "seconds": result["seconds_per_epoch"],
-        "setting": record["cell"]["setting"],
+        "setting": _short(record["cell"]),
     }
 
 
 def tables(stored):
-    """Title, head, rows and notes of each table that has finished cells."""
-    for table, title in TITLES.items():
-        records = {row: stored.select(table=table, row=row) for row in PUBLISHED[table]}
-        if any(records.values()):
-            yield (_table_3 if table == 3 else _best_of)(table, title, records)
+    """Title, head, rows and notes of each table that has finished cells, by data and seed."""
+    groups = {}
+    for record in stored.records.values():
+        cell = record["cell"]
+        key = cell["table"], cell["data"], cell["rows"], cell["seed"]
+        groups.setdefault(key, []).append(record)
+    for (table, data, rows, seed), records in sorted(groups.items(), key=lambda group: group[0]):
+        title = f"{TITLES[table]}; {data}, {rows} images to train and validate, seed {seed}"
+        by_row = {
+            row: [record for record in records if record["cell"]["row"] == row]
+            for row in PUBLISHED[table]
+        }
+        head, body = (_table_3 if table == 3 else _best_of)(table, by_row)
+        yield title, head, body, _notes(records)
 
 
-def _best_of(table, title, records):
+def _best_of(table, records):
     head = ["noise, method", "published", "ours", "validation", "epoch", "of settings", "setting"]
-    rows = []
+    body = []
     for row, published in PUBLISHED[table].items():
         runs = [s for s in map(summary, records[row]) if s]
         if not runs:
-            rows.append([row, f"{published:.2f}", *["not run"] * 5])
+            body.append([row, f"{published:.2f}", *["not run"] * 5])
             continue
         lowest = min(run["valid"] for run in runs)
         best = [run for run in runs if run["valid"] == lowest]
         test = np.average([run["test"] for run in best], weights=[run["ties"] for run in best])
         first = best[0]
-        tried = f"{len(runs)} / {len(settings(table, row))}"
         epoch = f"{first['epoch']} of {first['epochs']}"
         errors = [f"{error:.2f}" for error in (published, test, lowest)]
-        rows.append([row, *errors, epoch, tried, _short(first["setting"])])
-    return title, head, rows, _notes(records)
+        tried = len({run["setting"] for run in runs})
+        body.append([row, *errors, epoch, tried, first["setting"]])
+    return head, body
 
 
-def _table_3(table, title, records):
+def _table_3(table, records):
     head = ["method", "", "settings", "finite", "epochs", "validation error (%)"]
     head += ["seconds an epoch", "seconds in all (thousands)"]
-    rows = []
+    body = []
     for row, (epochs, error, seconds, total) in PUBLISHED[table].items():
-        rows.append([row, "published", "175 of 200", "175", epochs, error, seconds, total])
+        body.append([row, "published", "175 of 200", "175", epochs, error, seconds, total])
         runs = [s for s in map(summary, records[row]) if s]
         if not runs:
             continue
         runs.sort(key=lambda run: run["valid"])
-        for label, kept in (("ours", runs), ("ours, best 7/8", runs[: -(-len(runs) * 7 // 8)])):
+        n_settings = len(records[row])
+        kept = {"ours": runs, "ours, best 7/8": runs[: -(-7 * n_settings // 8)]}
+        for label, chosen in kept.items():
             epochs, errors, seconds = (
-                np.array([run[key] for run in kept]) for key in ("epoch", "valid", "seconds")
+                np.array([run[key] for run in chosen]) for key in ("epoch", "valid", "seconds")
             )
             figures = [
                 f"{np.mean(epochs):.0f} ± {np.std(epochs):.0f}",
@@ -245,26 +261,27 @@ def _table_3(table, title, records):
                 f"{np.median(seconds):.2f}",
                 f"{np.mean(epochs * seconds) / 1e3:.3f}",
             ]
-            count = f"{len(kept)} of {len(records[row])}"
-            rows.append([row, label, count, len(runs), *figures])
-    return title, head, rows, _notes(records)
+            body.append([row, label, f"{len(chosen)} of {n_settings}", len(runs), *figures])
+    return head, body
 
 
 def _notes(records):
-    """What was run and what was left out."""
-    kinds = {}
-    for record in chain.from_iterable(records.values()):
+    """What was run, and how often the rate had to be lowered."""
+    lengths = {}
+    for record in records:
         cell = record["cell"]
-        kind = tuple(cell[name] for name in ("data", "rows", "epochs", "patience", "passes"))
-        kinds.setdefault((*kind, cell["seed"]), []).append(cell)
-    return [
-        f"{len(found)} runs: {data}, {rows} training and validation rows, at most {epochs} "
-        f"epochs, patience {patience}, {passes} passes of pretraining, seed {seed}."
-        for (data, rows, epochs, patience, passes, seed), found in kinds.items()
+        lengths.setdefault((cell["epochs"], cell["patience"], cell["passes"]), []).append(cell)
+    lines = [
+        f"{len(found)} runs of at most {epochs} epochs, patience {patience}, {passes} passes of "
+        "pretraining."
+        for (epochs, patience, passes), found in lengths.items()
     ]
+    lowered = sum(record["result"].get("rate_factor", 1) < 1 for record in records)
+    return [*lines, f"{lowered} runs went back from an explosion and on at a lower rate."]
 
 
-def _short(setting):
+def _short(cell):
+    setting = cell["setting"] | {"passes": cell["passes"]}
     names = {"learning_rate_init": "rate", "retain_rate": "q"}
     left_out = ("pretrained", "noise_placement", "method")
     return ", ".join(f"{names.get(k, k)} {v}" for k, v in setting.items() if k not in left_out)
@@ -275,8 +292,9 @@ def figure(stored, path):
     import matplotlib.pyplot as plt
 
     _, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    records = [r for r in stored.records.values() if r["cell"]["table"] == 3]
     for row, marker in (("sampling", "x"), ("quadratic", "s"), ("diagonal", "o")):
-        runs = [s for s in map(summary, stored.select(table=3, row=row)) if s]
+        runs = [s for s in map(summary, (r for r in records if r["cell"]["row"] == row)) if s]
         points = [run["epoch"] for run in runs], [run["valid"] for run in runs]
         if runs:
             axes.scatter(*points, marker=marker, s=18, alpha=0.7, label=row)
@@ -292,6 +310,8 @@ def main():
     options.add_argument("--data", choices=["mnist", "digits"], default="mnist")
     options.add_argument("--tables", type=int, nargs="+", choices=[1, 2, 3], default=[1, 2, 3])
     options.add_argument("--rows", nargs="+", help="such as 'both, diagonal', or 'diagonal'")
+    options.add_argument("--first", type=int, help="only so many settings of each row")
+    options.add_argument("--images", type=int, help="training and validation images (default all)")
     options.add_argument("--epochs", type=int, help="most epochs of a run (default 1000)")
     options.add_argument("--patience", type=int, help="see above (default 200)")
     options.add_argument("--seed", type=int, default=0)
@@ -308,15 +328,17 @@ def main():
 
 
 def run(stored, arguments):
-    StoredRBM.memory = joblib.Memory(cells.RESULTS.parent / ".cache", verbose=0)
-    data = load(arguments.data, arguments.quick)
-    epochs, patience, passes = (3, 3, 2) if arguments.quick else (1000, 200, 12)
+    StoredRBM.memory = joblib.Memory(stored.path.parent / "cache", verbose=0)
+    images, epochs, patience, passes = (
+        (3000, 3, 3, 2) if arguments.quick else (None, 1000, 200, 40)
+    )
+    data = load(arguments.data, arguments.images or images)
     todo = []
     for table in arguments.tables:
         for row in PUBLISHED[table]:
             if arguments.rows and row not in arguments.rows:
                 continue
-            for setting in settings(table, row):
+            for setting in settings(table, row)[: arguments.first]:
                 todo.append(
                     {
                         "table": table,
@@ -331,9 +353,7 @@ def run(stored, arguments):
                         "seed": arguments.seed,
                     }
                 )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of runs that end at their last epoch
-        stored.measure(todo, lambda cell: train(cell, data, arguments.device))
+    stored.measure(todo, lambda cell: train(cell, data, arguments.device))
 
 
 if __name__ == "__main__":

@@ -185,9 +185,11 @@ class NoisyNetwork(nn.Module):
             for layer in layers:
                 layer.weight.grad.addr_(layer.bias.grad, layer.centre, alpha=-1)
                 layer.bias.addmv_(layer.weight, layer.centre)
-            yield
-            for layer in layers:
-                layer.bias.addmv_(layer.weight, layer.centre, alpha=-1)
+            try:
+                yield
+            finally:
+                for layer in layers:
+                    layer.bias.addmv_(layer.weight, layer.centre, alpha=-1)
 
     def trace(self, x: Tensor) -> Trace:
         """A clean forward pass that keeps the local Jacobians and the noise variances."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback, EpochTimer, PrintLog
+from skorch.callbacks import EpochTimer, PrintLog
 from skorch.helper import predefined_split
 from skorch.utils import TeeGenerator
 from torch import Tensor
@@ -18,10 +18,10 @@ from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.objective import Objective, Terms
 from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
 
-#: An epoch has exploded when its objective is so many times the lowest so far, and a constant
-#: prediction's on top, or its weights have grown so many times; the training gives up when that
-#: happens so many times without progress.
-_MOST_RISE, _MOST_GROWTH, _MOST_RETURNS = 2.0, 1000.0, 10
+#: An epoch has exploded when its objective is above that of the initial weights and above so many
+#: times the lowest so far and a unit; the training gives up when that happens so many times
+#: without progress.
+_MOST_RISE, _MOST_RETURNS = 2.0, 10
 
 
 class StopTraining(Exception):
@@ -50,9 +50,10 @@ class MarginalizedNet(NeuralNet):
     shuffle : bool, default=True
         Whether to visit the rows in a new order each epoch.
     loss_unit : float, default=None
-        The loss of a constant prediction. An epoch whose objective explodes, to several of these
-        beyond what was reached before, is repeated from the best weights so far at half the
-        learning rate; None leaves it, unless it ends the training as not finite.
+        What the loss is measured in, in nats. An epoch whose objective is above that of the
+        initial weights, and more than one of these above twice the lowest so far, is repeated
+        from the best weights so far at half the learning rate. None, as for streams, lets it rise
+        until it is not finite.
     scorer : callable, default=None
         ``scorer(eta, y, weight)`` of the validation rows' tensors returns a float.
     **kwargs
@@ -64,6 +65,8 @@ class MarginalizedNet(NeuralNet):
         Why the last call of ``fit`` or ``partial_fit`` ended.
     best_score_ : float or None
         The best validation score of that call, whose weights were restored at its end.
+    has_learned_ : bool
+        Whether that call, where it "diverged", keeps better weights than it began with.
     n_explosions_ : int
         How often that call went back to the best weights.
     rate_factor_ : float
@@ -98,7 +101,6 @@ class MarginalizedNet(NeuralNet):
         self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
         self.order_generator_ = torch.Generator().manual_seed(self.seed)
         self.rate_factor_ = 1.0
-        self._best, self._returns = None, 0
         return self
 
     @torch.no_grad()
@@ -128,7 +130,10 @@ class MarginalizedNet(NeuralNet):
 
     def take_over(self, previous: MarginalizedNet):
         """Go on from the weights, optimiser, random streams and history of another net."""
-        self.module_.load_state_dict(previous.module_.state_dict())
+        # Centres come and go with the activation function.
+        state = self.module_.state_dict()
+        common = previous.module_.state_dict().items()
+        self.module_.load_state_dict(state | {name: w for name, w in common if name in state})
         self.history = copy.copy(previous.history)
         if self.lr == previous.lr and previous.rate_factor_ < 1:
             self._scale_rate(previous.rate_factor_)
@@ -150,19 +155,27 @@ class MarginalizedNet(NeuralNet):
         self.has_converged_ = False
         self.best_score_ = None
         self.n_explosions_ = 0
-        # The lowest objective of an epoch, and the weights that the epoch began with: what it
-        # ended with may have exploded in its last step. And the returns to them since.
-        self._best, self._returns = None, 0
+        self.has_learned_ = False
+        self._watch = None
         try:
-            return super().fit_loop(X, y, epochs, **fit_params)
+            super().fit_loop(X, y, epochs, **fit_params)
         except StopTraining as stop:
             self.stop_reason_ = stop.reason
         except KeyboardInterrupt:
             self.stop_reason_ = "interrupted" if self._is_finite() else "diverged"
         finally:
-            self._best = None
+            watch, self._watch = self._watch, None
             if self.history and "dur" not in self.history[-1]:
                 del self.history[-1]  # the epoch that was cut short
+        if watch is None:
+            return self
+        # No epoch has seen what the last step led to; a validation score has.
+        unseen = self.stop_reason_ in ("max_iter", "converged") and self.train_split is None
+        if unseen and watch.has_exploded(self._evaluate(X)):
+            self.stop_reason_ = "diverged"
+        if self.stop_reason_ == "diverged":
+            self.module_.load_state_dict(watch.weights)
+            self.has_learned_ = watch.weights is not watch.initial_weights
         return self
 
     def _widest(self) -> int:
@@ -172,10 +185,6 @@ class MarginalizedNet(NeuralNet):
     def _is_finite(self) -> Tensor:
         """Whether all parameters are finite, a tensor on the device."""
         return torch.stack([p.isfinite().all() for p in self.module_.parameters()]).all()
-
-    def _size(self) -> Tensor:
-        """The norm of all parameters, a tensor on the device."""
-        return torch.nn.utils.get_total_norm(list(self.module_.parameters()))
 
     def on_batch_begin(self, net, batch=None, training=False, **kwargs):
         """Record nothing: histories of every batch would outgrow small models."""
@@ -199,32 +208,50 @@ class MarginalizedNet(NeuralNet):
                 raise StopTraining("diverged")
             self.history.record("valid_score", score)
             return
-        watched = self.loss_unit is not None
-        before = self.copy_weights() if watched else None
-        first, terms = self._run_batches(iterator, step_fn)
-        if watched and self._best is None:
-            self._best = max(first, self.loss_unit), before
-        while self._has_exploded(terms):
-            if not watched or self._returns == _MOST_RETURNS:
+        if self.loss_unit is None:
+            terms = self._run_batches(iterator, step_fn)
+            if not math.isfinite(terms.total):
                 raise StopTraining("diverged")
-            before = self._go_back()
-            _, terms = self._run_batches(iterator, step_fn)
-        if watched and terms.total < self._best[0]:
-            self._best, self._returns = (terms.total, before), 0
+        else:
+            terms = self._run_watched(iterator, step_fn)
         self.history.record("train_loss", terms.total)
         # Ordinary dropout noises the loss itself: its penalty is in there, but not known.
         hidden = self.criterion_.method == "sampling" and iterator.rows.unlabeled is None
         self.history.record("penalty", math.nan if hidden else terms.penalty)
 
-    def _run_batches(self, iterator, step_fn) -> tuple[float, Terms]:
-        """One pass over the batches: the objective of the first one, and the mean terms.
+    def _run_watched(self, iterator, step_fn) -> Terms:
+        """The same until the objective does not explode, with half the learning rate each time."""
+        before = self.copy_weights()
+        if self._watch is None:
+            self._watch = _Watch(self._evaluate(iterator.rows), before, self.loss_unit)
+        watch = self._watch
+        terms = self._run_batches(iterator, step_fn)
+        while watch.has_exploded(terms.total):
+            if watch.n_returns == _MOST_RETURNS:
+                raise StopTraining("diverged")
+            watch.n_returns += 1
+            self.n_explosions_ += 1
+            before = watch.weights
+            self.module_.load_state_dict(before)
+            self.optimizer_.state.clear()
+            self._scale_rate(0.5)
+            terms = self._run_batches(iterator, step_fn)
+        watch.see(terms.total, before)
+        return terms
 
-        They are infinite where the weights are not finite, or have grown beyond measure.
-        """
+    @torch.no_grad()
+    def _evaluate(self, rows: Rows) -> float:
+        """The objective of the present weights, with noise of its own."""
+        generator = torch.Generator(self.device).manual_seed(self.seed)
+        order = torch.Generator().manual_seed(self.seed)
+        total = 0.0
+        for batch in Batches(rows, self.batch_size, self.shuffle, order):
+            total += self.criterion_(self.module_, batch, generator).total * len(batch.y)
+        return float(total) / len(rows)
+
+    def _run_batches(self, iterator, step_fn) -> Terms:
+        """One pass over the batches: the mean terms, infinite where the weights are not finite."""
         self._set_training(True)
-        watched = self.loss_unit is not None
-        most = _MOST_GROWTH * (self._size() + 1) if watched else None
-        first = None
         sums = torch.zeros((), device=self.device)
         n_rows = 0
         for batch in iterator:
@@ -232,33 +259,14 @@ class MarginalizedNet(NeuralNet):
             step = step_fn(batch)
             sums = torch.add(sums, torch.stack(step["terms"]), alpha=len(batch.y))
             n_rows += len(batch.y)
-            first = step["loss"] if first is None else first
             self.notify("on_batch_end", batch=batch, training=True, **step)
-        is_usual = self._size() <= most if watched else self._is_finite()
-        rest = torch.stack([first.to(sums.dtype), is_usual.to(sums.dtype)])
-        *means, first, is_usual = torch.cat([sums / n_rows, rest]).tolist()
-        terms = Terms(*means)
-        if not (is_usual and math.isfinite(terms.total)):
-            terms = Terms(math.inf, math.inf, math.inf)
-        return first, terms
-
-    def _has_exploded(self, terms: Terms) -> bool:
-        if self._best is None:
-            return not math.isfinite(terms.total)
-        return not terms.total <= _MOST_RISE * self._best[0] + self.loss_unit
+        finite = self._is_finite().to(sums.dtype)
+        *means, finite = torch.cat([sums / n_rows, finite[None]]).tolist()
+        return Terms(*means) if finite else Terms(math.inf, math.inf, math.inf)
 
     def copy_weights(self) -> dict[str, Tensor]:
         """The present state of the module."""
         return {name: w.clone() for name, w in self.module_.state_dict().items()}
-
-    def _go_back(self) -> dict[str, Tensor]:
-        """To the best weights so far, without momentum, at half the learning rate."""
-        self.n_explosions_ += 1
-        self._returns += 1
-        self.module_.load_state_dict(self._best[1])
-        self.optimizer_.state.clear()
-        self._scale_rate(0.5)
-        return self._best[1]
 
     def _scale_rate(self, factor: float):
         self.rate_factor_ *= factor
@@ -324,72 +332,23 @@ class MarginalizedNet(NeuralNet):
             self.generator_ = generator
 
 
-class InverseDecay(Callback):
-    """Learning rate / (1 + decay * epoch), counting epochs from 0 (P, section 3.1)."""
+class _Watch:
+    """The lowest objective of an epoch, and the weights that this epoch began with.
 
-    def __init__(self, decay: float):
-        self.decay = decay
-
-    def on_epoch_begin(self, net, **kwargs):
-        epoch = len(net.history) - 1
-        for group in net.optimizer_.param_groups:
-            initial = group.setdefault("initial_lr", group["lr"])
-            group["lr"] = initial / (1 + self.decay * epoch)
-
-
-class GradientStopping(Callback):
-    """Stops :class:`FisherLBFGS` where the norm of the gradient is at most `tol`.
-
-    The gradient is that of coordinates in which the curvature is about one, so that half its
-    square is, roughly, how far above its minimum the objective is.
+    (What it ended with may have exploded in its last step.)
     """
 
-    def __init__(self, tol: float):
-        self.tol = tol
+    def __init__(self, objective: float, weights: dict[str, Tensor], unit: float):
+        self.initial = self.lowest = objective
+        self.initial_weights = self.weights = weights
+        self.unit = unit
+        self.n_returns = 0  # to these weights
 
-    def on_epoch_end(self, net, **kwargs):
-        # A step that no longer moves has reached what the precision allows.
-        if net.optimizer_.stalled or net.optimizer_.decrement <= self.tol:
-            net.has_converged_ = True
+    def has_exploded(self, objective: float) -> bool:
+        limit = max(self.initial, _MOST_RISE * self.lowest + self.unit)
+        return not math.isfinite(objective) or objective > limit
 
-
-class Stopping(Callback):
-    """Stops when the monitored value goes more than `patience` epochs without improving by `tol`.
-
-    Parameters
-    ----------
-    monitor : {"train_loss", "valid_score"}
-        Losses are to fall, scores to rise. With scores the best weights are restored at the
-        end, whatever ends the training.
-    tol : float
-    patience : int
-    """
-
-    def __init__(self, monitor: str, tol: float, patience: int):
-        self.monitor = monitor
-        self.tol = tol
-        self.patience = patience
-
-    def on_train_begin(self, net, **kwargs):
-        self.best_ = -math.inf
-        self.misses_ = self.explosions_ = 0
-        self.best_weights_ = None
-
-    def on_epoch_end(self, net, **kwargs):
-        keep_best = self.monitor == "valid_score"
-        value = net.history[-1, self.monitor] * (1 if keep_best else -1)
-        missed = value <= self.best_ + self.tol and net.n_explosions_ == self.explosions_
-        self.misses_ = self.misses_ + 1 if missed else 0
-        self.explosions_ = net.n_explosions_
-        if value > self.best_:
-            self.best_ = value
-            if keep_best:
-                self.best_weights_ = net.copy_weights()
-        if self.misses_ > self.patience:
-            net.has_converged_ = True
-
-    def on_train_end(self, net, **kwargs):
-        if self.best_weights_ is not None:
-            net.module_.load_state_dict(self.best_weights_)
-            net.best_score_ = self.best_
-            self.best_weights_ = None
+    def see(self, objective: float, weights: dict[str, Tensor]):
+        if objective < self.lowest:
+            self.lowest, self.weights = objective, weights
+            self.n_returns = 0

@@ -97,7 +97,7 @@ def test_cells_are_measured_once_and_survive_a_killed_run(scripts, tmp_path, cap
     assert measured == [0.3, 0.5]
     again = cells.Cells(path)
     assert not again.missing(todo)
-    (record,) = again.select(q=0.3)
+    (record,) = (r for r in again.records.values() if r["cell"]["q"] == 0.3)
     assert record["result"] == {"error": 0.6}
     assert {"processor", "torch", "sklearn_margdrop"} <= record["environment"].keys()
     assert len(again.environments()) == 1
@@ -112,21 +112,21 @@ def test_mnist_tables_resume_and_report(tmp_path):
     rows = ("--tables", 1, 3, "--rows", "L2", "input, diagonal")
     first = run("mnist_tables.py", *options, *rows)
     assert first.returncode == 0, first.stderr
-    assert "6 of 6 cells to do" in first.stdout
-    assert "1198 training and validation rows, at most 3 epochs" in first.stdout
+    assert "5 of 5 cells to do" in first.stdout
+    assert "digits, 1198 images to train and validate, seed 0" in first.stdout
+    assert "5 runs of at most 3 epochs" in first.stdout
     again = run("mnist_tables.py", *options, *rows)
-    assert "0 of 6 cells to do" in again.stdout
-    report = run("mnist_tables.py", *options, "--report", "--figure", tmp_path / "figure.png")
+    assert "0 of 5 cells to do" in again.stdout
+    report = run("mnist_tables.py", *options, "--report")
     assert "| L2 | 1.37 |" in report.stdout
     assert "| both, diagonal | 1.25 | not run |" in report.stdout
-    assert (tmp_path / "figure.png").stat().st_size > 0
     for line in path.read_text().splitlines():
         result = json.loads(line)["result"]
         assert min(result["valid_errors"]) < 80
         assert result["test_errors"]
 
 
-def test_table_3_counts_what_failed(scripts):
+def test_table_3_counts_what_failed(scripts, tmp_path):
     tables = scripts("mnist_tables")
     grid = tables.settings(3, "diagonal")
     assert len(grid) == len({json.dumps(setting) for setting in grid}) == 200
@@ -137,14 +137,18 @@ def test_table_3_counts_what_failed(scripts):
     for number, setting in enumerate(grid[:3]):
         result = {"error": "no"}
         if number < 2:
-            result = {"valid_errors": errors[number], "test_errors": [1.5], "explosions": 0}
+            result = {"valid_errors": errors[number], "test_errors": [1.5], "rate_factor": 0.5}
             result["seconds_per_epoch"] = 1.0
         cell = common | {"setting": setting}
         stored.records[str(number)] = {"cell": cell, "result": result, "environment": {}}
-    ((_, _, rows, notes),) = tables.tables(stored)
+    ((title, _, rows, notes),) = tables.tables(stored)
+    assert title.endswith("mnist, 60000 images to train and validate, seed 0")
     ours = next(row for row in rows if row[:2] == ["diagonal", "ours"])
     assert ours == ["diagonal", "ours", "2 of 3", 2, "2 ± 0", "2.00 ± 1.00", "1.00", "0.002"]
-    assert notes[0].startswith("3 runs: mnist, 60000 training and validation")
+    assert notes[0].startswith("3 runs of at most 4 epochs")
+    assert notes[1].startswith("2 runs went back")
+    tables.figure(stored, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 0
 
 
 def test_text_tables_resume_and_report(scripts, tmp_path, monkeypatch, capsys):

@@ -227,9 +227,23 @@ def test_divergence_with_early_stopping_keeps_the_best_weights(data):
     assert np.isfinite(model.loss_curve_).all()
 
 
-def test_divergence_without_a_validation_score_is_an_error(data):
-    with pytest.raises(ValueError, match=r"non-finite.*epoch 4"):
-        Poisoned((5,), random_state=0).fit(*data)
+def test_divergence_without_a_validation_score_keeps_the_best_objective(data):
+    with pytest.warns(ConvergenceWarning, match=r"non-finite.*epoch 4.*best weights"):
+        model = Poisoned((5,), random_state=0).fit(*data)
+    assert model.n_iter_ == 3
+    # Those that the best epoch, the third, began with.
+    two = MarginalizedDropoutClassifier((5,), max_iter=2, random_state=0)
+    with pytest.warns(ConvergenceWarning, match="max_iter"):
+        two.fit(*data)
+    assert_array_equal(model.coefs_[0], two.coefs_[0])
+
+
+def test_divergence_in_the_first_epoch_is_an_error(data):
+    class Early(Poisoned):
+        event = Poison(1)
+
+    with pytest.raises(ValueError, match=r"non-finite.*epoch 1"):
+        Early((5,), random_state=0).fit(*data)
 
 
 def test_a_failed_refit_leaves_the_fitted_model(data):
@@ -296,11 +310,11 @@ class Interrupt(Callback):
 
 def test_interrupt_never_leaves_weights_that_are_not_finite(data):
     class Both(Poisoned):
-        event = Poison(2)
+        event = Poison(1)
 
         def _build_net(self, *args):
             net = super()._build_net(*args)
-            net.callbacks_.append(("interrupt", Interrupt(2)))
+            net.callbacks_.append(("interrupt", Interrupt(1)))
             return net
 
     with pytest.raises(ValueError, match="non-finite"):

@@ -70,8 +70,13 @@ def test_output_layer_and_other_random_numbers_stay_as_without(digits):
 
 def test_unlabeled_rows_are_pretrained_on(digits):
     X, y = digits
-    model = classifier(**STILL).fit(X[:100], y[:100], X_unlabeled=X[100:])
-    assert_starts_from(model, X)
+    for discount in (1.0, 0.0):
+        model = classifier(**STILL, unlabeled_discount=discount)
+        assert_starts_from(model.fit(X[:100], y[:100], X_unlabeled=X[100:]), X)
+    alone = classifier(max_iter=3, pretrainer=None).fit(X[:100], y[:100])
+    model.set_params(max_iter=3, pretrainer=None, unlabeled_discount=0.0, learning_rate_init=0.004)
+    model.set_params(solver="adam", alpha=1e-4).fit(X[:100], y[:100], X_unlabeled=X[100:])
+    assert np.array_equal(alone.coefs_[0], model.coefs_[0])
 
 
 def test_validation_rows_and_rows_without_weight_are_not(digits):
@@ -189,6 +194,7 @@ class NoParameters(BaseEstimator):
         (PCA(), 5, "intercept_hidden_"),
         (NoParameters(), 5, "components_"),
         (NotFinite(n_iter=1), 5, "not finite"),
+        (BernoulliRBM(learning_rate=-1), 5, "learning_rate.*must be"),
     ],
 )
 def test_what_is_no_pretrainer_is_refused(digits, pretrainer, hidden, message):

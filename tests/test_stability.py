@@ -25,6 +25,12 @@ def digits():
     return X[:400] / 16, y[:400]
 
 
+def quiet(model, *data, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return model.fit(*data, **options)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_centred_steps_are_those_of_a_network_with_centred_inputs(momentum):
     """Against autograd through W (z - c) + b', written out."""
@@ -99,7 +105,7 @@ def test_logistic_units_learn_at_high_rates(digits, method):
         max_iter=10,
         random_state=0,
     )
-    assert model.fit(X, y).score(X, y) > 0.8
+    assert quiet(model, X, y).score(X, y) > 0.8
 
 
 EXPLODING = {
@@ -126,9 +132,7 @@ def test_a_fit_comes_back_from_an_explosion(digits, options):
     assert np.isfinite(model.loss_curve_).all()
     assert len(model.loss_curve_) == model.n_iter_ <= 15
     assert model.score(X, y) > 0.6
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        again = MarginalizedDropoutClassifier(**EXPLODING | options).fit(X, y)
+    again = quiet(MarginalizedDropoutClassifier(**EXPLODING | options), X, y)
     assert all(np.array_equal(a, b) for a, b in zip(model.coefs_, again.coefs_, strict=True))
 
 
@@ -173,6 +177,60 @@ def test_weights_of_the_last_step_are_not_what_it_goes_back_to(digits):
     assert model.score(X, y / 10) > 0.3
 
 
+def test_a_first_batch_that_is_not_typical_is_no_explosion():
+    rng = np.random.RandomState(0)
+    X = rng.standard_normal((2000, 5))
+    y = X @ np.arange(5.0)
+    X[:10] *= 30
+    y[:10] *= 30
+    options = {"solver": "sgd", "learning_rate_init": 1e-4, "max_iter": 5, "random_state": 0}
+    model = quiet(MarginalizedDropoutRegressor(**options), X, y)
+    assert model.net_.n_explosions_ == 0
+    assert model.loss_curve_[-1] < model.loss_curve_[0]
+    weight = np.where(np.arange(2000) % 100, 0.0001, 100)
+    model = quiet(MarginalizedDropoutRegressor(**options), X[10:], y[10:], weight[10:])
+    assert model.net_.n_explosions_ == 0
+
+
+def test_an_objective_that_begins_infinite_is_an_error():
+    X = np.random.RandomState(0).uniform(size=(50, 3)).astype(np.float32)
+    model = MarginalizedDropoutRegressor(8, family="poisson", solver="sgd", random_state=0)
+    with pytest.raises(ValueError, match="non-finite"):
+        model.fit(1e5 * X, np.ones(50))
+
+
+@pytest.mark.parametrize("scale", [1e6, 1e9])
+def test_targets_in_large_units_are_no_explosion(scale):
+    rng = np.random.RandomState(0)
+    X = rng.standard_normal((200, 3))
+    options = {"solver": "sgd", "learning_rate_init": 0.1, "noise_placement": "none"}
+    model = MarginalizedDropoutRegressor((), **options, random_state=0, max_iter=50)
+    y = scale * (1 + 0.1 * X[:, 0])
+    assert quiet(model, X, y).score(X, y) > 0.99
+    assert model.net_.n_explosions_ == 0
+
+
+def test_an_interrupted_step_leaves_the_coordinates():
+    network = NoisyNetwork((3, 4, 2), "logistic", dtype=torch.float64)
+    network.layers[2].centre.fill_(0.5)
+    x = torch.rand(5, 3, dtype=torch.float64)
+    before = network(x)
+    before.sum().backward()
+    with pytest.raises(KeyboardInterrupt), network.centred():
+        raise KeyboardInterrupt
+    torch.testing.assert_close(network(x), before)
+
+
+@pytest.mark.parametrize(("first", "second"), [("relu", "logistic"), ("logistic", "tanh")])
+def test_the_activation_may_change_between_calls(digits, first, second):
+    X, y = digits
+    model = quiet(MarginalizedDropoutClassifier(9, activation=first, warm_start=True), X, y)
+    model = quiet(model.set_params(activation=second, max_iter=1), X, y)
+    has_centre = model.net_.module_.linears[1].centre is not None
+    assert has_centre == (second == "logistic")
+    assert not has_centre or model.net_.module_.linears[1].centre.abs().sum() > 0
+
+
 @pytest.mark.parametrize("pretrained", [True, False])
 @pytest.mark.parametrize("method", ["diagonal", "quadratic", "sampling"])
 def test_every_setting_of_the_papers_grid_ends_useful(digits, method, pretrained):
@@ -194,9 +252,7 @@ def test_every_setting_of_the_papers_grid_ends_useful(digits, method, pretrained
             pretrainer=RBM if pretrained else None,
             random_state=0,
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model.fit(X, y)
+        quiet(model, X, y)
         assert np.isfinite(model.predict_proba(X)).all()
         # Masks that keep a tenth of the pixels teach little in so few epochs.
         least = 0.15 if method == "sampling" and q == 0.1 else 0.4

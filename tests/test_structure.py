@@ -15,6 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 #: A module may import those of lower levels only.
 LEVELS = {
+    "callbacks": 0,
     "noise": 0,
     "sparse": 0,
     "optimizers": 0,
@@ -45,7 +46,7 @@ LEVELS = {
 #: Who may know which library.
 KNOWN_TO = {
     "sklearn": {"validation"} | {name for name in LEVELS if name.startswith("estimators.")},
-    "skorch": {"training"},
+    "skorch": {"callbacks", "training"},
 }
 
 

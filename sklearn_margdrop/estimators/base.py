@@ -77,7 +77,7 @@ class BaseMarginalizedEstimator(BaseEstimator, metaclass=ABCMeta):
     def _not_converged(self):
         """What to say when `max_iter` was too small."""
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y, sample_weight=None, X_unlabeled=None):
         """Fit the model.
 
@@ -121,7 +121,8 @@ class BaseMarginalizedEstimator(BaseEstimator, metaclass=ABCMeta):
                 X, y, sample_weight, X_unlabeled, continuing, incremental, classes, random_state
             )
             net = self._train(rows, valid, random_state, continuing, incremental)
-            if net.stop_reason_ == "diverged" and net.best_score_ is None:
+            good = net.has_learned_ or net.best_score_ is not None
+            if net.stop_reason_ == "diverged" and not good:
                 kept = " What was fitted before is kept." if before.keys() & _FITTED else ""
                 raise ValueError(self._diverged(net) + kept)
         except BaseException as error:
@@ -203,7 +204,8 @@ class BaseMarginalizedEstimator(BaseEstimator, metaclass=ABCMeta):
         parts = self._split(np.flatnonzero(weight), y, random_state)
         features = self._features(X, device)
         train, *valid = (self._subset(features, y, weight, part, incremental) for part in parts)
-        if X_unlabeled is not None and self.unlabeled_discount > 0:
+        pretrains = getattr(self, "pretrainer", None) is not None
+        if X_unlabeled is not None and (self.unlabeled_discount > 0 or pretrains):
             mass = self.unlabeled_discount * X_unlabeled.shape[0]
             train.unlabeled = self._features(X_unlabeled, device)
             train.unlabeled_share = mass / (mass + weight[parts[0]].sum())

@@ -13,10 +13,11 @@ from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_margdrop.batches import Rows, blocks
+from sklearn_margdrop.callbacks import GradientStopping, Stopping
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
 from sklearn_margdrop.sparse import has_duplicates
-from sklearn_margdrop.training import GradientStopping, MarginalizedNet, Stopping
+from sklearn_margdrop.training import MarginalizedNet
 from sklearn_margdrop.validation import check_noise, draw_seed
 
 #: The first step sizes that "auto" stands for.

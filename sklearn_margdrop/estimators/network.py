@@ -11,10 +11,11 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_margdrop.batches import Features
+from sklearn_margdrop.callbacks import InverseDecay, Stopping
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.estimators.pretraining import pretrain
 from sklearn_margdrop.layers import ACTIVATIONS
-from sklearn_margdrop.training import InverseDecay, MarginalizedNet, Stopping
+from sklearn_margdrop.training import MarginalizedNet
 from sklearn_margdrop.validation import (
     check_hidden_layer_sizes,
     check_noise,
@@ -80,7 +81,9 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             self.pretrainers_ = pretrain(self.pretrainer, net.module_, rows, random_state)
         else:
             self.pretrainers_ = []
-        if not continuing:
+        if rows.unlabeled_share == 0:
+            rows.unlabeled = None  # they were there to pretrain
+        if not continuing or net.module__activation != self.net_.module__activation:
             net.find_centres(rows)
         net.train(rows, valid, 1 if incremental else self.max_iter)
         return net
@@ -149,7 +152,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             lr=float(self.learning_rate_init),
             batch_size=int(batch_size),
             shuffle=self.shuffle,
-            loss_unit=None if incremental else self._constant_loss(rows),
+            loss_unit=None if incremental else self._loss_unit(rows),
             scorer=self._scorer(),
             predict_nonlinearity=family.mean,
             callbacks=callbacks,

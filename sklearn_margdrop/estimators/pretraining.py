@@ -85,7 +85,7 @@ def _check_range(transformer, data):
             "Scale the features (MinMaxScaler), and use activation='logistic' where there are "
             "several hidden layers.",
             UserWarning,
-            stacklevel=2,
+            stacklevel=7,
         )
 
 

@@ -116,8 +116,8 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
         components as the layer has units, is fitted to what enters the layer, and its
         `components_` and `intercept_hidden_` become the layer's initial weights.
         :class:`~sklearn.neural_network.BernoulliRBM` is such a transformer, for features in
-        [0, 1] and logistic units. It sees the training rows and `X_unlabeled`, without weights,
-        in the first call. None is random weights.
+        [0, 1] and logistic units. It sees the training rows and `X_unlabeled` (also where
+        `unlabeled_discount` is 0), without weights, in the first call. None is random weights.
 
     device : str or torch.device, default="auto"
         Where to compute: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, ... `"auto"` is the CUDA
@@ -257,7 +257,7 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
         self.random_state = random_state
         self.verbose = verbose
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @_fit_context(prefer_skip_nested_validation=False)
     def partial_fit(self, X, y, sample_weight=None, X_unlabeled=None):
         """Train for one epoch on the given rows.
 

@@ -1,0 +1,78 @@
+"""What happens at the ends of epochs: the learning rate decays, the training stops."""
+
+from __future__ import annotations
+
+import math
+
+from skorch.callbacks import Callback
+
+
+class InverseDecay(Callback):
+    """Learning rate / (1 + decay * epoch), counting epochs from 0 (P, section 3.1)."""
+
+    def __init__(self, decay: float):
+        self.decay = decay
+
+    def on_epoch_begin(self, net, **kwargs):
+        epoch = len(net.history) - 1
+        for group in net.optimizer_.param_groups:
+            initial = group.setdefault("initial_lr", group["lr"])
+            group["lr"] = initial / (1 + self.decay * epoch)
+
+
+class GradientStopping(Callback):
+    """Stops :class:`FisherLBFGS` where the norm of the gradient is at most `tol`.
+
+    The gradient is that of coordinates in which the curvature is about one, so that half its
+    square is, roughly, how far above its minimum the objective is.
+    """
+
+    def __init__(self, tol: float):
+        self.tol = tol
+
+    def on_epoch_end(self, net, **kwargs):
+        # A step that no longer moves has reached what the precision allows.
+        if net.optimizer_.stalled or net.optimizer_.decrement <= self.tol:
+            net.has_converged_ = True
+
+
+class Stopping(Callback):
+    """Stops when the monitored value goes more than `patience` epochs without improving by `tol`.
+
+    Parameters
+    ----------
+    monitor : {"train_loss", "valid_score"}
+        Losses are to fall, scores to rise. With scores the best weights are restored at the
+        end, whatever ends the training.
+    tol : float
+    patience : int
+    """
+
+    def __init__(self, monitor: str, tol: float, patience: int):
+        self.monitor = monitor
+        self.tol = tol
+        self.patience = patience
+
+    def on_train_begin(self, net, **kwargs):
+        self.best_ = -math.inf
+        self.misses_ = self.explosions_ = 0
+        self.best_weights_ = None
+
+    def on_epoch_end(self, net, **kwargs):
+        keep_best = self.monitor == "valid_score"
+        value = net.history[-1, self.monitor] * (1 if keep_best else -1)
+        missed = value <= self.best_ + self.tol and net.n_explosions_ == self.explosions_
+        self.misses_ = self.misses_ + 1 if missed else 0
+        self.explosions_ = net.n_explosions_
+        if value > self.best_:
+            self.best_ = value
+            if keep_best:
+                self.best_weights_ = net.copy_weights()
+        if self.misses_ > self.patience:
+            net.has_converged_ = True
+
+    def on_train_end(self, net, **kwargs):
+        if self.best_weights_ is not None:
+            net.module_.load_state_dict(self.best_weights_)
+            net.best_score_ = self.best_
+            self.best_weights_ = None
