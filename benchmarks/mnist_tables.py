@@ -97,9 +97,10 @@ def retain_rates(placement, table, method):
 
 
 def load(name, n_images):
-    """The first training images, and the test images."""
+    """The first training images, and a sixth as many to test; by default all."""
     X, y, X_test, y_test = {"mnist": image_data.mnist, "digits": image_data.digits}[name]()
-    return X[:n_images], y[:n_images], X_test, y_test
+    n_test = None if n_images is None else n_images // 6
+    return X[:n_images], y[:n_images], X_test[:n_test], y_test[:n_test]
 
 
 class StoredRBM(BernoulliRBM):

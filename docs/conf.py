@@ -70,31 +70,30 @@ html_show_sourcelink = False
 html_copy_source = False
 
 
+def write(app, name, text):
+    """A file to be included."""
+    folder = Path(app.srcdir) / "generated"
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(text + "\n")
+
+
 def write_noise_table(app):
     """A row for each registered noise model: its name, its parameter, its first line."""
     rows = [("noise", "parameter", "the noisy activation z~ and its variance")]
     for name, model in NOISE_MODELS.items():
         rows.append((f'`"{name}"`', f"`{model.parameter}`", model.__doc__.splitlines()[0]))
-    lines = [".. list-table::", "   :header-rows: 1", ""]
-    for row in rows:
-        lines += [f"   {'* -' if k == 0 else '  -'} {cell}" for k, cell in enumerate(row)]
-    folder = Path(app.srcdir) / "generated"
-    folder.mkdir(exist_ok=True)
-    (folder / "noise.inc").write_text("\n".join(lines) + "\n")
+    write(app, "noise.inc", cells.restructured("", *rows[:1], rows[1:]))
 
 
 def write_results(app):
     """The tables of both papers, as far as their cells are stored, and Figure 1."""
-    folder = Path(app.srcdir) / "generated"
-    folder.mkdir(exist_ok=True)
     for module in (mnist_tables, text_tables):
         stored = cells.Cells(cells.RESULTS / f"{module.__name__}_cpu.jsonl")
         tables = [cells.restructured(*table) for table in module.tables(stored)]
         machines = [f"Measured with {each}.\n" for each in stored.environments()]
-        text = "\n".join([*tables, *machines])
-        (folder / f"{module.__name__}.inc").write_text(text)
+        write(app, f"{module.__name__}.inc", "\n".join([*tables, *machines]))
         if module is mnist_tables:
-            mnist_tables.figure(stored, folder / "mnist_figure_1.png")
+            mnist_tables.figure(stored, Path(app.srcdir) / "generated" / "mnist_figure_1.png")
 
 
 def setup(app):

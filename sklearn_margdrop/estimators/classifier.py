@@ -75,7 +75,8 @@ class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
     learning_rate_init : float, default=0.004
         Step size in the first epoch. With ``solver="adam"`` the weights of the features move by
         it over the features' typical size (the root mean square of those that are not zero), so
-        that the units of `X` do not matter.
+        that the units of `X` do not matter. Where the objective explodes, training goes back to
+        the best weights so far and on at half of it, with a warning at the end.
 
     learning_rate_decay : float, default=0.0
         The step size of epoch i = 0, 1, ... is ``learning_rate_init / (1 + decay * i)``.
@@ -105,7 +106,8 @@ class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
         Whether to visit the rows in a new order each epoch.
 
     warm_start : bool, default=False
-        Whether `fit` goes on from where the previous call ended.
+        Whether `fit` goes on from where the previous call ended, also with what was left of
+        `learning_rate_init` unless that has been set anew.
 
     class_weight : dict or "balanced", default=None
         Weights of the classes, ``{label: weight}``; `"balanced"` weights them inversely to
@@ -124,7 +126,8 @@ class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
         GPU if there is one, else the CPU; the workers of a search take several GPUs in turn.
 
     random_state : int, RandomState instance or None, default=None
-        Seeds the initial weights, the order of the rows, the validation split and the noise.
+        Seeds the initial weights, a pretrainer without a seed of its own, the order of the rows,
+        the validation split and the noise.
         An int gives the same result, to the last bit, on the same machine; None draws a seed
         from the operating system.
 
