@@ -13,6 +13,7 @@ each had its lowest validation error. The best epoch of a run is found by lookin
 epochs; a run ends early when `--patience` epochs in a row found no better one.
 """
 
+import os
 import time
 from itertools import product
 from pathlib import Path
@@ -106,15 +107,18 @@ def load(name, n_images):
 class StoredRBM(BernoulliRBM):
     """A BernoulliRBM that is fitted once for all the settings that start from it."""
 
-    memory = joblib.Memory(None)
+    folder = Path()
 
     def fit(self, X, y=None):
-        vars(self).update(self.memory.cache(_fit_rbm)(self.get_params(), X))
+        # Not joblib.Memory, which forgets everything when this file is edited during a run.
+        path = self.folder / f"rbm_{joblib.hash([self.get_params(), X])}.joblib"
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_suffix(f".{os.getpid()}")
+            joblib.dump(vars(BernoulliRBM(**self.get_params()).fit(X)), unfinished)
+            unfinished.replace(path)
+        vars(self).update(joblib.load(path))
         return self
-
-
-def _fit_rbm(parameters, X):
-    return vars(BernoulliRBM(**parameters).fit(X))
 
 
 class TestErrors(Callback):
@@ -329,7 +333,7 @@ def main():
 
 
 def run(stored, arguments):
-    StoredRBM.memory = joblib.Memory(stored.path.parent / "cache", verbose=0)
+    StoredRBM.folder = stored.path.parent / "cache"
     images, epochs, patience, passes = (
         (3000, 3, 3, 2) if arguments.quick else (None, 1000, 200, 40)
     )

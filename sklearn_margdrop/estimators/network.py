@@ -117,8 +117,8 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         return sizes, check_noise(self.noise, sites, strengths)
 
     def _input_scale(self, rows):
-        # adam's steps do not know the units of the features, so they are told; plain sgd is
-        # left as it is in the textbooks.
+        # adam's steps do not know the units of the features, so they are told; the rates of plain
+        # sgd are those of the textbooks.
         return rows.feature_scale() if self.solver == "adam" else 1.0
 
     def _build_net(self, rows, seed, incremental, input_scale):
