@@ -305,6 +305,8 @@ def figure(stored, path):
             axes.scatter(*points, marker=marker, s=18, alpha=0.7, label=row)
     axes.set(xlabel="Epoch of the lowest validation error", ylabel="Lowest validation error (%)")
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.legend()
     plt.savefig(path, dpi=120)
     plt.close()
