@@ -1,8 +1,10 @@
-"""What happens at the ends of epochs: the learning rate decays, the training stops."""
+"""What happens at the ends of epochs: rates decay, training stops, others watch."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from skorch.callbacks import Callback
 
@@ -76,3 +78,46 @@ class Stopping(Callback):
             net.module_.load_state_dict(self.best_weights_)
             net.best_score_ = self.best_
             self.best_weights_ = None
+
+
+class FitTasks(Callback):
+    """Makes each epoch a task that scikit-learn's callbacks see; they may end the training.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The one that is being fitted.
+    context : sklearn.callback.CallbackContext
+        The task of the whole fit.
+    name : str
+        What an epoch is called.
+    attributes : callable
+        ``attributes(net)`` returns those by which the estimator would predict now.
+    data : mapping
+        ``X``, ``y`` and ``metadata`` of the tasks, or callables that return them.
+    """
+
+    def __init__(self, estimator, context, name: str, attributes: Callable, data: Mapping):
+        self.estimator = estimator
+        self.context = context
+        self.name = name
+        self.attributes = attributes
+        self.data = data
+        self.task_ = None
+
+    def on_epoch_begin(self, net, **kwargs):
+        self.task_ = self.context.subcontext(task_name=self.name)
+        self.task_.call_on_fit_task_begin(**self._at(net))
+
+    def on_epoch_end(self, net, **kwargs):
+        task, self.task_ = self.task_, None
+        if task.call_on_fit_task_end(**self._at(net)):
+            net.has_converged_ = True
+
+    def on_train_end(self, net, **kwargs):
+        if self.task_ is not None:  # an epoch that was cut short
+            self.task_.call_on_fit_task_end(estimator=self.estimator)
+
+    def _at(self, net):
+        attributes = partial(self.attributes, net)
+        return {"estimator": self.estimator, "reconstruction_attributes": attributes, **self.data}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import EpochTimer, PrintLog
+from skorch.callbacks import Callback, EpochTimer, PrintLog
 from skorch.helper import predefined_split
 from skorch.utils import TeeGenerator
 from torch import Tensor
@@ -118,12 +118,20 @@ class MarginalizedNet(NeuralNet):
         for layer, value in sums.items():
             layer.centre.copy_(value / total)
 
-    def train(self, rows: Rows, valid: Rows | None, epochs: int):
-        """Train for at most so many epochs; ``stop_reason_`` says why it ended."""
+    def train(self, rows: Rows, valid: Rows | None, epochs: int, watcher: Callback | None = None):
+        """Train for at most so many epochs; ``stop_reason_`` says why it ended.
+
+        A `watcher` is a callback of this call alone.
+        """
         self.train_split = None if valid is None else predefined_split(valid)
         self.max_epochs = epochs
+        if watcher is not None:
+            self.callbacks_.append(("watcher", watcher))
         self.partial_fit(rows)
-        self.train_split = None  # the model is not to carry its validation data along
+        # The model is not to carry its validation data or what watched it along.
+        self.train_split = None
+        if watcher is not None:
+            self.callbacks_.pop()
         self.module_.zero_grad()
         if isinstance(self.optimizer_, FisherLBFGS):
             self.optimizer_.forget()

@@ -10,11 +10,14 @@ import numpy as np
 import torch
 from scipy import sparse
 from sklearn.base import BaseEstimator, _fit_context
+from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import validate_data
 
 from sklearn_margdrop.batches import Features, Rows
+from sklearn_margdrop.callbacks import FitTasks
 from sklearn_margdrop.validation import (
     check_device,
     check_weights,
@@ -32,7 +35,7 @@ _OUT_OF_MEMORY = (
 _FITTED = {"net_", "coef_"}
 
 
-class BaseMarginalizedEstimator(BaseEstimator, metaclass=ABCMeta):
+class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     """Base of all estimators.
 
     The kind of model builds and trains the net, and stores what it has learned. The target,
@@ -58,8 +61,12 @@ class BaseMarginalizedEstimator(BaseEstimator, metaclass=ABCMeta):
         """Raise where parameters do not go together, before the data are looked at."""
 
     @abstractmethod
-    def _train(self, rows, valid, random_state, continuing, incremental):
+    def _train(self, rows, valid, random_state, continuing, incremental, watcher):
         """The trained net."""
+
+    @abstractmethod
+    def _attributes(self, net):
+        """The fitted attributes that predictions need."""
 
     @abstractmethod
     def _store(self, net, rows, incremental):
@@ -78,6 +85,7 @@ class BaseMarginalizedEstimator(BaseEstimator, metaclass=ABCMeta):
         """What to say when `max_iter` was too small."""
 
     @_fit_context(prefer_skip_nested_validation=False)
+    @with_callbacks
     def fit(self, X, y, sample_weight=None, X_unlabeled=None):
         """Fit the model.
 
@@ -113,14 +121,19 @@ class BaseMarginalizedEstimator(BaseEstimator, metaclass=ABCMeta):
 
     def _fit(self, X, y, sample_weight, X_unlabeled, continuing, incremental=False, classes=None):
         """Train a new net, which takes over from the last one if `continuing`, and keep it."""
+        task = None if incremental else self._init_callback_context(max_subtasks=self._n_tasks())
         before = vars(self).copy()
-        rows = valid = net = None
+        rows = valid = net = watcher = None
         try:
             random_state = fresh_random_state(self.random_state)
             rows, valid = self._rows(
                 X, y, sample_weight, X_unlabeled, continuing, incremental, classes, random_state
             )
-            net = self._train(rows, valid, random_state, continuing, incremental)
+            if task is not None and task._callbacks:
+                data = self._task_data(X, y, sample_weight, valid)
+                task.call_on_fit_task_begin(estimator=self, **data)
+                watcher = FitTasks(self, task, self._step, self._attributes, data)
+            net = self._train(rows, valid, random_state, continuing, incremental, watcher)
             good = net.has_learned_ or net.best_score_ is not None
             if net.stop_reason_ == "diverged" and not good:
                 kept = " What was fitted before is kept." if before.keys() & _FITTED else ""
@@ -135,10 +148,12 @@ class BaseMarginalizedEstimator(BaseEstimator, metaclass=ABCMeta):
         else:
             self.net_ = net
             self._store(net, rows, incremental)
+            if watcher is not None:
+                task.call_on_fit_task_end(estimator=self, reconstruction_attributes={}, **data)
             self._warn(net, incremental, rows)
             return self
         finally:
-            del rows, valid, net
+            del rows, valid, net, watcher
             release_memory()
 
     def _warn(self, net, incremental, rows):
@@ -171,6 +186,22 @@ class BaseMarginalizedEstimator(BaseEstimator, metaclass=ABCMeta):
             warnings.warn(exploded, ConvergenceWarning, stacklevel=5)
         if message is not None:
             warnings.warn(message, category, stacklevel=5)
+
+    def _n_tasks(self):
+        """The most epochs or iterations of a fit."""
+        return self.max_iter
+
+    def _task_data(self, X, y, sample_weight, valid):
+        """What scikit-learn's callbacks are given: the validation rows where there are any."""
+        data = {"X": X, "y": y, "metadata": {}}
+        if sample_weight is not None:
+            data["metadata"] = {"sample_weight": sample_weight}
+        if valid is None:
+            return data
+        index = valid.index.cpu().numpy()
+        chosen = {name: _safe_indexing(data[name], index) for name in ("X", "y")}
+        weights = {k: _safe_indexing(v, index) for k, v in data["metadata"].items()}
+        return {**chosen, "metadata": weights}
 
     #: What a step of the training is called.
     _step = "epoch"

@@ -89,7 +89,7 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
                 X.sum_duplicates()
         return super()._features(X, device)
 
-    def _train(self, rows, valid, random_state, continuing, incremental):
+    def _train(self, rows, valid, random_state, continuing, incremental, watcher):
         nets = []
         restarts = 0 if incremental or continuing else self.n_restarts
         for attempt in range(1 + restarts):
@@ -103,7 +103,7 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
             if isinstance(net.optimizer_, FisherLBFGS):
                 net.optimizer_.history_size = self._history_size(net, rows)
                 net.optimizer_.precondition(self._curvature(net, rows.whole))
-            net.train(rows, None, 1 if incremental else self.max_iter)
+            net.train(rows, None, 1 if incremental else self.max_iter, watcher)
             nets.append(net)
             if net.stop_reason_ == "interrupted":
                 break
@@ -253,13 +253,23 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
             coef += objective.mean_curvature(network, batch, variance, penalty=True)[0]
         return [coef, *intercept]
 
-    def _store(self, net, rows, incremental):
+    def _n_tasks(self):
+        return self.max_iter * (1 + self.n_restarts)
+
+    def _attributes(self, net):
         (linear,) = net.module_.linears
-        self.coef_ = self._as_fitted(linear.weight.detach().cpu().numpy())
-        intercept = np.zeros(linear.out_features, dtype=self.coef_.dtype)
+        coef = linear.weight.detach().cpu().numpy()
+        intercept = np.zeros(linear.out_features, dtype=coef.dtype)
         if linear.bias is not None:
             intercept = linear.bias.detach().cpu().numpy()
-        self.intercept_ = self._as_fitted(intercept)
+        return {
+            "coef_": self._as_fitted(coef),
+            "intercept_": self._as_fitted(intercept),
+            "_fitted_as": net.criterion_.family,
+        }
+
+    def _store(self, net, rows, incremental):
+        vars(self).update(self._attributes(net))
         self.n_iter_ = len(net.history)
         self.loss_curve_ = [epoch["train_loss"] for epoch in net.history]
         self.objective_ = self.loss_curve_[-1] if self.loss_curve_ else np.nan
@@ -271,7 +281,6 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
             share = len(rows) / self._n_rows_seen
             information = share * information + (1 - share) * self.fisher_diagonal_
         self.fisher_diagonal_ = information
-        self._fitted_as = net.criterion_.family
 
     def _as_fitted(self, array):
         """An array with a row for each output, in the shape of the target."""

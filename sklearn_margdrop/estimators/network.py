@@ -71,7 +71,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
                 "pretrainer needs a hidden layer; with hidden_layer_sizes=() set pretrainer=None."
             )
 
-    def _train(self, rows, valid, random_state, continuing, incremental):
+    def _train(self, rows, valid, random_state, continuing, incremental, watcher):
         scale = self.net_.module_.input_scale if continuing else self._input_scale(rows)
         net = self._build_net(rows, draw_seed(random_state), incremental, scale)
         if continuing:
@@ -85,7 +85,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             rows.unlabeled = None  # they were there to pretrain
         if not continuing or net.module__activation != self.net_.module__activation:
             net.find_centres(rows)
-        net.train(rows, valid, 1 if incremental else self.max_iter)
+        net.train(rows, valid, 1 if incremental else self.max_iter, watcher)
         return net
 
     def _split(self, index, y, random_state):
@@ -187,6 +187,9 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
 
     def _fitted_family(self):
         return self.net_.criterion_.family
+
+    def _attributes(self, net):
+        return {"net_": net}
 
     def _store(self, net, rows, incremental):
         history = net.history
