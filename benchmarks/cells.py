@@ -105,6 +105,15 @@ def path(arguments):
     return arguments.results or RESULTS / f"{arguments.name}_{kind}.jsonl"
 
 
+def show(tables, stored, quick):
+    """Print the tables, and what they were measured on."""
+    if quick:
+        print("A QUICK RUN, which shows that everything works and says nothing about accuracy.\n")
+    for table in tables:
+        print(markdown(*table))
+    print("\n".join(stored.environments()))
+
+
 def markdown(title, head, rows, notes=()):
     """A table as Markdown, with a title before and notes after it."""
     lines = [f"### {title}", "", *_pipes([head, ["---"] * len(head), *rows]), ""]

@@ -178,9 +178,7 @@ def main():
     stored = cells.Cells(cells.path(arguments), arguments.device)
     if not arguments.report:
         run(stored, arguments)
-    for table in tables(stored):
-        print(cells.markdown(*table))
-    print("\n".join(stored.environments()))
+    cells.show(tables(stored), stored, arguments.quick)
 
 
 def run(stored, arguments):

@@ -115,6 +115,7 @@ def test_mnist_tables_resume_and_report(tmp_path):
     assert "5 of 5 cells to do" in first.stdout
     assert "digits, 1198 images to train and validate, seed 0" in first.stdout
     assert "5 runs of at most 3 epochs" in first.stdout
+    assert "A QUICK RUN" in first.stdout
     again = run("mnist_tables.py", *options, *rows)
     assert "0 of 5 cells to do" in again.stdout
     report = run("mnist_tables.py", *options, "--report")
