@@ -25,8 +25,8 @@ NETWORK = {"hidden_layer_sizes": 8, "max_iter": 5, "random_state": 0}
 MODELS = [
     MarginalizedDropoutClassifier(**NETWORK),
     MarginalizedDropoutRegressor(**NETWORK),
-    MarginalizedDropoutGLMClassifier(max_iter=6),
-    MarginalizedDropoutGLMClassifier(max_iter=2, n_restarts=2, method="quadratic"),
+    MarginalizedDropoutGLMClassifier(max_iter=6, random_state=0),
+    MarginalizedDropoutGLMClassifier(max_iter=2, n_restarts=2, method="quadratic", random_state=0),
     MarginalizedDropoutGLMRegressor(max_iter=5, solver="adagrad", random_state=0),
 ]
 
