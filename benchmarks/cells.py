@@ -99,19 +99,24 @@ def options(doc, name):
     return parser
 
 
-def path(arguments):
-    """The file of the cells."""
+def main(parser, run, tables):
+    """Measure what is missing, unless only a report is wanted, and print the tables.
+
+    ``run(stored, arguments)`` measures, and ``tables(stored)`` yields what :func:`markdown` takes.
+    Returns the cells and the arguments.
+    """
+    arguments = parser.parse_args()
     kind = arguments.device.split(":")[0] + ("_quick" if arguments.quick else "")
-    return arguments.results or RESULTS / f"{arguments.name}_{kind}.jsonl"
-
-
-def show(tables, stored, quick):
-    """Print the tables, and what they were measured on."""
-    if quick:
+    path = arguments.results or RESULTS / f"{arguments.name}_{kind}.jsonl"
+    stored = Cells(path, arguments.device)
+    if not arguments.report:
+        run(stored, arguments)
+    if arguments.quick:
         print("A QUICK RUN, which shows that everything works and says nothing about accuracy.\n")
-    for table in tables:
+    for table in tables(stored):
         print(markdown(*table))
     print("\n".join(stored.environments()))
+    return stored, arguments
 
 
 def markdown(title, head, rows, notes=()):

@@ -221,34 +221,34 @@ def tables(stored):
             row: [record for record in records if record["cell"]["row"] == row]
             for row in PUBLISHED[table]
         }
-        head, body = (_table_3 if table == 3 else _best_of)(table, by_row)
+        head, body = (_table_3 if table == 3 else _best_of)(PUBLISHED[table], by_row)
         yield title, head, body, _notes(records)
 
 
-def _best_of(table, records):
+def _best_of(published, records):
     head = ["noise, method", "published", "ours", "validation", "epoch", "of settings", "setting"]
     body = []
-    for row, published in PUBLISHED[table].items():
+    for row, error in published.items():
         runs = [s for s in map(summary, records[row]) if s]
         if not runs:
-            body.append([row, f"{published:.2f}", *["not run"] * 5])
+            body.append([row, f"{error:.2f}", *["not run"] * 5])
             continue
         lowest = min(run["valid"] for run in runs)
         best = [run for run in runs if run["valid"] == lowest]
         test = np.average([run["test"] for run in best], weights=[run["ties"] for run in best])
         first = best[0]
         epoch = f"{first['epoch']} of {first['epochs']}"
-        errors = [f"{error:.2f}" for error in (published, test, lowest)]
+        errors = [f"{each:.2f}" for each in (error, test, lowest)]
         tried = len({run["setting"] for run in runs})
         body.append([row, *errors, epoch, tried, first["setting"]])
     return head, body
 
 
-def _table_3(table, records):
+def _table_3(published, records):
     head = ["method", "", "settings", "finite", "epochs", "validation error (%)"]
     head += ["seconds an epoch", "seconds in all (thousands)"]
     body = []
-    for row, (epochs, error, seconds, total) in PUBLISHED[table].items():
+    for row, (epochs, error, seconds, total) in published.items():
         body.append([row, "published", "175 of 200", "175", epochs, error, seconds, total])
         runs = [s for s in map(summary, records[row]) if s]
         if not runs:
@@ -323,11 +323,7 @@ def main():
     options.add_argument("--patience", type=int, help="see above (default 200)")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--figure", type=Path, help="also draw Figure 1 to this file")
-    arguments = options.parse_args()
-    stored = cells.Cells(cells.path(arguments), arguments.device)
-    if not arguments.report:
-        run(stored, arguments)
-    cells.show(tables(stored), stored, arguments.quick)
+    stored, arguments = cells.main(options, run, tables)
     if arguments.figure:
         figure(stored, arguments.figure)
 

@@ -174,11 +174,7 @@ def main():
     options.add_argument("--names", nargs="+", choices=[*NAMES, *FULL], help="data sets")
     options.add_argument("--systems", nargs="+", choices=list(SYSTEMS))
     options.add_argument("--splits", type=int, help="random splits of (a) (default 10)")
-    arguments = options.parse_args()
-    stored = cells.Cells(cells.path(arguments), arguments.device)
-    if not arguments.report:
-        run(stored, arguments)
-    cells.show(tables(stored), stored, arguments.quick)
+    cells.main(options, run, tables)
 
 
 def run(stored, arguments):
