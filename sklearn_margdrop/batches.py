@@ -131,6 +131,16 @@ class Features:
         return x.square().sum(1).cpu().numpy(), (x != 0).sum(1).cpu().numpy()
 
 
+def as_features(X, like: Tensor, keep_sparse: bool = False) -> Features:
+    """Features from an array, a sparse matrix or a tensor, with the dtype and device of `like`."""
+    dtype = np.float32 if like.dtype == torch.float32 else np.float64
+    if hasattr(X, "tocsr"):
+        X = X.tocsr().astype(dtype)
+    else:
+        X = np.ascontiguousarray(X.detach().cpu() if isinstance(X, Tensor) else X, dtype)
+    return Features(X, like.device, resident=False, keep_sparse=keep_sparse)
+
+
 class Rows(torch.utils.data.Dataset):
     """Labelled rows, and unlabelled ones beside them.
 
@@ -175,9 +185,13 @@ class Rows(torch.utils.data.Dataset):
             raise IndexError(index)
         return self.batch(slice(index, index + 1))
 
+    def take(self, position: slice | Tensor) -> Tensor | SparseMatrix:
+        """The features of the labelled rows at `position`."""
+        return self.features.take(position if self.index is None else self.index[position])
+
     def batch(self, position: slice | Tensor, unlabeled: slice | Tensor | None = None) -> Batch:
         """The rows at `position`, followed by those at `unlabeled` of the unlabelled ones."""
-        x = self.features.take(position if self.index is None else self.index[position])
+        x = self.take(position)
         if unlabeled is not None:
             x = concatenate(x, self.unlabeled.take(unlabeled))
         if isinstance(position, Tensor):

@@ -5,8 +5,70 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from numbers import Real
 
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, PrintLog
+from skorch.callbacks.logging import filter_log_keys
+
+
+def check_callbacks(callbacks) -> None:
+    """Raise unless `callbacks` is None or a list of skorch callbacks, with or without names."""
+    if callbacks is None:
+        return
+    for each in callbacks:
+        named = isinstance(each, tuple) and len(each) == 2 and isinstance(each[0], str)
+        callback = each[1] if named else each
+        if isinstance(callback, Callback):
+            continue
+        if isinstance(callback, type) and issubclass(callback, Callback):
+            continue
+        hint = ""
+        if hasattr(callback, "on_fit_task_end"):
+            hint = " scikit-learn's own callbacks are set by the method set_callbacks."
+        raise ValueError(
+            "callbacks must be a list of skorch callbacks, or of pairs of a name and a callback; "
+            f"got {each!r}.{hint}"
+        )
+
+
+class EpochLog(PrintLog):
+    """Prints a line for each epoch: what the history records of it, with our words."""
+
+    #: The columns that come first and last, and their headings.
+    _FIRST = {
+        "epoch": "epoch",
+        "train_loss": "objective",
+        "penalty": "penalty",
+        "valid_loss": "valid_loss",
+        "valid_score": "valid_score",
+    }
+    _LAST = {"dur": "seconds"}
+
+    def initialize(self):
+        self.columns_ = None
+        return self
+
+    def on_epoch_end(self, net, **kwargs):
+        row = net.history[-1]
+        events = {key for key in row if key.startswith("event_")}
+        shown = {"epoch", *filter_log_keys(row), *events} - {"batches"}
+        others = sorted(shown - self._FIRST.keys() - self._LAST.keys())
+        columns = {**self._FIRST, **{key: key.removeprefix("event_") for key in others}}
+        columns |= self._LAST
+        columns = {key: name for key, name in columns.items() if key in shown}
+        if columns != self.columns_:
+            self.columns_ = columns
+            print("  ".join(f"{name:>11s}" for name in columns.values()))
+        cells = (f"{_cell(row[key]):>{max(11, len(name))}s}" for key, name in columns.items())
+        print("  ".join(cells), flush=True)
+
+
+def _cell(value) -> str:
+    if isinstance(value, bool) or value is None:
+        return "+" if value else ""
+    if isinstance(value, Real):
+        return f"{value:d}" if isinstance(value, int) else f"{value:.5g}"
+    return str(value)
 
 
 class InverseDecay(Callback):
@@ -61,6 +123,8 @@ class Stopping(Callback):
         self.best_weights_ = None
 
     def on_epoch_end(self, net, **kwargs):
+        if self.monitor not in net.history[-1]:
+            return  # the net is being trained by hand
         keep_best = self.monitor == "valid_score"
         value = net.history[-1, self.monitor] * (1 if keep_best else -1)
         missed = value <= self.best_ + self.tol and net.n_explosions_ == self.explosions_

@@ -40,6 +40,12 @@ class FisherLBFGS:
         self.history_size = history_size
         self.decrement = math.inf
         self.stalled = False
+        self.forget()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `precondition` has been called."""
+        return self._inverse is not None
 
     def state_dict(self) -> dict:
         """Nothing: the history does not outlive a fit."""

@@ -7,16 +7,17 @@ import math
 from collections.abc import Callable
 
 import torch
-from skorch import NeuralNet
-from skorch.callbacks import Callback, EpochTimer, PrintLog
+from skorch.callbacks import Callback, EarlyStopping, EpochTimer, LRScheduler
 from skorch.helper import predefined_split
 from skorch.utils import TeeGenerator
 from torch import Tensor
 
-from sklearn_margdrop.batches import Batches, Features, Rows, blocks
+from sklearn_margdrop.batches import Batch, Batches, Rows, blocks
+from sklearn_margdrop.callbacks import EpochLog
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.objective import Objective, Terms
 from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
+from sklearn_margdrop.prediction import PredictingNet
 
 #: An epoch has exploded when its objective is above that of the initial weights and above so many
 #: times the lowest so far and a unit; the training gives up when that happens so many times
@@ -37,11 +38,12 @@ class StopTraining(Exception):
         self.reason = reason
 
 
-class MarginalizedNet(NeuralNet):
+class MarginalizedNet(PredictingNet):
     """A skorch net that trains a :class:`NoisyNetwork` on an :class:`Objective`.
 
     An epoch is recorded in ``history`` as ``train_loss`` (the objective), ``penalty`` and, with
-    a validation set, ``valid_score``; the device is read once an epoch, not once a batch.
+    a validation set, ``valid_loss`` (without noise) and ``valid_score``; the device is read once
+    an epoch, not once a batch, so that ``batches`` has one entry for the epoch.
 
     Parameters
     ----------
@@ -84,7 +86,8 @@ class MarginalizedNet(NeuralNet):
         scorer: Callable[[Tensor, Tensor, Tensor | None], float] | None = None,
         **kwargs,
     ):
-        super().__init__(module, criterion, **kwargs)
+        # Scores are of the predictions at hand: skorch finds no targets in `Rows` without them.
+        super().__init__(module, criterion, use_caching=True, **kwargs)
         self.seed = seed
         self.shuffle = shuffle
         self.loss_unit = loss_unit
@@ -93,7 +96,7 @@ class MarginalizedNet(NeuralNet):
     @property
     def _default_callbacks(self):
         # skorch's own list scores every batch, which would read the device each time.
-        log = [("print_log", PrintLog())] if self.verbose else []
+        log = [("epoch_log", EpochLog())] if self.verbose else []
         return [("epoch_timer", EpochTimer()), *log]
 
     def initialize(self):
@@ -143,8 +146,8 @@ class MarginalizedNet(NeuralNet):
         common = previous.module_.state_dict().items()
         self.module_.load_state_dict(state | {name: w for name, w in common if name in state})
         self.history = copy.copy(previous.history)
-        if self.lr == previous.lr and previous.rate_factor_ < 1:
-            self._scale_rate(previous.rate_factor_)
+        if self.lr == previous.lr:
+            self._take_over_rates(previous)
         if type(self.optimizer_) is type(previous.optimizer_):
             state = previous.optimizer_.state_dict()["state"]
             self.optimizer_.load_state_dict(self.optimizer_.state_dict() | {"state": state})
@@ -153,20 +156,45 @@ class MarginalizedNet(NeuralNet):
         if self.generator_.device.type == previous.generator_.device.type:
             self.generator_.set_state(previous.generator_.get_state())
 
+    def _take_over_rates(self, previous):
+        self.rate_factor_ = previous.rate_factor_
+        schedules = any(isinstance(callback, LRScheduler) for _, callback in self.callbacks_)
+        groups = [getattr(net.optimizer_, "param_groups", []) for net in (self, previous)]
+        for group, old in zip(*groups, strict=False):
+            initial = old.get("initial_lr", old["lr"])
+            # Schedulers among the callbacks go on from where they were.
+            group.update(lr=old["lr"] if schedules else initial, initial_lr=initial)
+
     def notify(self, method_name, **cb_kwargs):
-        super().notify(method_name, **cb_kwargs)
+        try:
+            super().notify(method_name, **cb_kwargs)
+        except KeyboardInterrupt:
+            if self._was_stopped_early():
+                raise StopTraining("converged") from None
+            raise
         if method_name == "on_epoch_end" and self.has_converged_:
             raise StopTraining("converged")  # now that all have seen the epoch
 
+    def _was_stopped_early(self) -> bool:
+        """Whether it was skorch's callback, which says so by an interrupt."""
+        return any(
+            isinstance(callback, EarlyStopping) and callback.misses_ >= callback.patience
+            for _, callback in self.callbacks_
+        )
+
     def fit_loop(self, X, y=None, epochs=None, **fit_params):
+        if isinstance(self.optimizer_, FisherLBFGS) and not self.optimizer_.is_ready:
+            raise RuntimeError(
+                "A net of solver='lbfgs' is trained by its estimator: call fit, with "
+                "warm_start=True to go on from here."
+            )
         self.stop_reason_ = "max_iter"
-        self.has_converged_ = False
-        self.best_score_ = None
+        self.best_score_ = self._watch = None
         self.n_explosions_ = 0
-        self.has_learned_ = False
-        self._watch = None
+        self.has_converged_ = self.has_learned_ = False
+        rows = self.get_dataset(X, y)
         try:
-            super().fit_loop(X, y, epochs, **fit_params)
+            super().fit_loop(rows, None, epochs, **fit_params)
         except StopTraining as stop:
             self.stop_reason_ = stop.reason
         except KeyboardInterrupt:
@@ -179,16 +207,12 @@ class MarginalizedNet(NeuralNet):
             return self
         # No epoch has seen what the last step led to; a validation score has.
         unseen = self.stop_reason_ in ("max_iter", "converged") and self.train_split is None
-        if unseen and watch.has_exploded(self._evaluate(X)):
+        if unseen and watch.has_exploded(self._evaluate(rows)):
             self.stop_reason_ = "diverged"
         if self.stop_reason_ == "diverged":
             self.module_.load_state_dict(watch.weights)
             self.has_learned_ = watch.weights is not watch.initial_weights
         return self
-
-    def _widest(self) -> int:
-        sizes = [(linear.in_features, linear.out_features) for linear in self.module_.linears]
-        return max(map(max, sizes))
 
     def _is_finite(self) -> Tensor:
         """Whether all parameters are finite, a tensor on the device."""
@@ -201,31 +225,53 @@ class MarginalizedNet(NeuralNet):
         if not isinstance(dataset, Rows):
             return super().get_iterator(dataset, training)
         if not training:
-            return dataset
-        return Batches(dataset, self.batch_size, self.shuffle, self.order_generator_)
+            return [dataset]
+        size = None if self.batch_size == -1 else self.batch_size
+        return Batches(dataset, size, self.shuffle, self.order_generator_)
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
         if iterator is None:
             return
         if not training:
-            eta = self.linear_predictor(iterator.features, iterator.index)
-            if not self.criterion_.family.mean(eta).isfinite().all():
-                raise StopTraining("diverged")
-            score = float(self.scorer(eta, iterator.y, iterator.weight))
-            if not math.isfinite(score):
-                raise StopTraining("diverged")
-            self.history.record("valid_score", score)
+            (rows,) = iterator
+            self._validate(rows)
             return
+        self.history.new_batch()  # one for the whole epoch
         if self.loss_unit is None:
             terms = self._run_batches(iterator, step_fn)
             if not math.isfinite(terms.total):
                 raise StopTraining("diverged")
         else:
             terms = self._run_watched(iterator, step_fn)
-        self.history.record("train_loss", terms.total)
+        self._record("train_loss", terms.total, len(iterator.rows))
+        self.history.record("train_batch_count", len(iterator))
         # Ordinary dropout noises the loss itself: its penalty is in there, but not known.
         hidden = self.criterion_.method == "sampling" and iterator.rows.unlabeled is None
         self.history.record("penalty", math.nan if hidden else terms.penalty)
+
+    def _validate(self, rows: Rows):
+        eta, family = self.linear_predictor(rows), self.criterion_.family
+        if not family.mean(eta).isfinite().all():
+            raise StopTraining("diverged")
+        losses = family.loss(eta, rows.y)
+        loss = losses.mean() if rows.weight is None else losses @ rows.weight / rows.weight.sum()
+        self._record("valid_loss", float(loss), len(rows))
+        self.history.record("valid_batch_count", 1)
+        if self.scorer is not None:
+            score = float(self.scorer(eta, rows.y, rows.weight))
+            if not math.isfinite(score):
+                raise StopTraining("diverged")
+            self.history.record("valid_score", score)
+        batch = (rows, self.decode(rows.y))
+        self.notify("on_batch_end", batch=batch, y_pred=eta, training=False)
+
+    def _record(self, name: str, value: float, n_rows: int):
+        """A loss, and whether it is the lowest of the history, as skorch's callbacks ask."""
+        before = [epoch[name] for epoch in self.history[:-1] if name in epoch]
+        self.history.record(name, value)
+        self.history.record(f"{name}_best", value < min(before, default=math.inf))
+        self.history.record_batch(name, value)
+        self.history.record_batch(name.replace("loss", "batch_size"), n_rows)
 
     def _run_watched(self, iterator, step_fn) -> Terms:
         """The same until the objective does not explode, with half the learning rate each time."""
@@ -262,12 +308,15 @@ class MarginalizedNet(NeuralNet):
         self._set_training(True)
         sums = torch.zeros((), device=self.device)
         n_rows = 0
+        scores = any(getattr(callback, "on_train", False) for _, callback in self.callbacks_)
         for batch in iterator:
-            self.notify("on_batch_begin", batch=batch, training=True)
+            seen = (batch.x, self.decode(batch.y))
+            self.notify("on_batch_begin", batch=seen, training=True)
             step = step_fn(batch)
             sums = torch.add(sums, torch.stack(step["terms"]), alpha=len(batch.y))
             n_rows += len(batch.y)
-            self.notify("on_batch_end", batch=batch, training=True, **step)
+            step["y_pred"] = self._predict(batch) if scores else None
+            self.notify("on_batch_end", batch=seen, training=True, **step)
         finite = self._is_finite().to(sums.dtype)
         *means, finite = torch.cat([sums / n_rows, finite[None]]).tolist()
         return Terms(*means) if finite else Terms(math.inf, math.inf, math.inf)
@@ -313,14 +362,9 @@ class MarginalizedNet(NeuralNet):
         return {"loss": terms.total, "terms": terms}
 
     @torch.no_grad()
-    def linear_predictor(self, features: Features, index: Tensor | None = None) -> Tensor:
-        """Linear predictor without noise, shape (n_samples, K), in blocks of bounded memory."""
-        self._set_training(False)
-        n_rows = len(features) if index is None else len(index)
-        cut = blocks(n_rows, self._widest())
-        return torch.cat(
-            [self.module_(features.take(b if index is None else index[b])) for b in cut]
-        )
+    def _predict(self, batch: Batch) -> Tensor:
+        """Linear predictor of the labelled rows without noise."""
+        return self.module_(batch.x)[: len(batch.y)]
 
     def __getstate__(self):
         state = super().__getstate__()

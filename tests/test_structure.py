@@ -29,10 +29,12 @@ LEVELS = {
     "backprop": 4,
     "validation": 4,
     "objective": 5,
+    "prediction": 5,
     "training": 6,
     "estimators.base": 7,
     "estimators.pretraining": 7,
-    "estimators.targets": 7,
+    "estimators.nets": 7,
+    "estimators.targets": 8,
     "estimators.network": 8,
     "estimators.glm": 8,
     "estimators.classifier": 9,
@@ -46,7 +48,7 @@ LEVELS = {
 #: Who may know which library.
 KNOWN_TO = {
     "sklearn": {"validation"} | {name for name in LEVELS if name.startswith("estimators.")},
-    "skorch": {"callbacks", "training"},
+    "skorch": {"callbacks", "prediction", "training"},
 }
 
 

@@ -121,6 +121,11 @@ class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
         [0, 1] and logistic units. It sees the training rows and `X_unlabeled` (also where
         `unlabeled_discount` is 0), without weights, in the first call. None is random weights.
 
+    callbacks : list of skorch.callbacks.Callback, default=None
+        skorch's callbacks (`Checkpoint`, `LRScheduler`, `EpochScoring`, ...), or pairs of a name
+        and a callback. Clones of them see the training; ``net_.callbacks_`` holds these, and
+        ``net_.history`` what they record. scikit-learn's own are set by `set_callbacks`.
+
     device : str or torch.device, default="auto"
         Where to compute: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, ... `"auto"` is the CUDA
         GPU if there is one, else the CPU; the workers of a search take several GPUs in turn.
@@ -228,6 +233,7 @@ class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
         warm_start=False,
         class_weight=None,
         pretrainer=None,
+        callbacks=None,
         device="auto",
         random_state=None,
         verbose=False,
@@ -256,6 +262,7 @@ class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
         self.warm_start = warm_start
         self.class_weight = class_weight
         self.pretrainer = pretrainer
+        self.callbacks = callbacks
         self.device = device
         self.random_state = random_state
         self.verbose = verbose

@@ -17,7 +17,6 @@ from sklearn_margdrop.callbacks import GradientStopping, Stopping
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
 from sklearn_margdrop.sparse import has_duplicates
-from sklearn_margdrop.training import MarginalizedNet
 from sklearn_margdrop.validation import check_noise, draw_seed
 
 #: The first step sizes that "auto" stands for.
@@ -129,7 +128,7 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
             "adagrad": torch.optim.Adagrad,
             "fisher": Fisher,
         }[self.solver]
-        net = MarginalizedNet(
+        net = self._net(
             module__layer_sizes=(n_features, n_outputs),
             module__noise=self._noise(),
             module__seed=None,
@@ -139,7 +138,7 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
             criterion__method=self.method,
             criterion__alpha=float(self.alpha),
             lr=self._learning_rate(family, rows),
-            batch_size=int(self.batch_size) if online else None,
+            batch_size=int(self.batch_size) if online else -1,
             shuffle=True,
             predict_nonlinearity=family.mean,
             callbacks=callbacks,

@@ -6,16 +6,16 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
+from sklearn.base import clone
 from sklearn.model_selection import train_test_split
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_margdrop.batches import Features
-from sklearn_margdrop.callbacks import InverseDecay, Stopping
+from sklearn_margdrop.callbacks import InverseDecay, Stopping, check_callbacks
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.estimators.pretraining import pretrain
 from sklearn_margdrop.layers import ACTIVATIONS
-from sklearn_margdrop.training import MarginalizedNet
 from sklearn_margdrop.validation import (
     check_hidden_layer_sizes,
     check_noise,
@@ -54,6 +54,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "shuffle": ["boolean"],
         "pretrainer": [HasMethods(["fit", "get_params"]), None],
+        "callbacks": [list, tuple, None],
     }
 
     def _partial_fit(self, X, y, sample_weight, X_unlabeled, classes=None):
@@ -66,6 +67,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
 
     def _check_parameters(self):
         hidden, _ = self._layers()
+        check_callbacks(self.callbacks)
         if self.pretrainer is not None and not hidden:
             raise ValueError(
                 "pretrainer needs a hidden layer; with hidden_layer_sizes=() set pretrainer=None."
@@ -126,15 +128,19 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         family, n_outputs = self._family()
         device = rows.features.device
         n_features = rows.features.shape[1]
-        callbacks = [] if incremental else [self._stopping(rows)]
+        callbacks = []
         if self.learning_rate_decay > 0:
-            callbacks.insert(0, InverseDecay(self.learning_rate_decay))
+            callbacks.append(("learning_rate_decay", InverseDecay(self.learning_rate_decay)))
+        if not incremental:
+            callbacks.append(("stopping", self._stopping(rows)))
+        # The user's own are not changed by a fit.
+        callbacks += clone(list(self.callbacks or ()), safe=False)
         batch_size = 200 if self.batch_size == "auto" else self.batch_size
         optimizer = {
             "adam": {"optimizer": torch.optim.Adam},
             "sgd": {"optimizer": torch.optim.SGD, "optimizer__momentum": self.momentum},
         }[self.solver]
-        net = MarginalizedNet(
+        net = self._net(
             module__layer_sizes=(n_features, *hidden, n_outputs),
             module__activation=self.activation,
             module__noise=noise,
@@ -169,7 +175,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         return Stopping("train_loss", self.tol * self._loss_unit(rows), self.n_iter_no_change)
 
     def _check_layers(self, net):
-        sizes, fitted = (n.get_params()["module__layer_sizes"] for n in (net, self.net_))
+        sizes, fitted = net.module__layer_sizes, self.net_.module__layer_sizes
         if sizes != fitted:
             raise ValueError(
                 f"The layers of the previous call were {fitted}, but hidden_layer_sizes and the "

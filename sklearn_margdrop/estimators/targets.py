@@ -10,6 +10,7 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
+from sklearn_margdrop.estimators.nets import ClassifierNet, RegressorNet, logits, most_probable
 from sklearn_margdrop.families import FAMILIES, Bernoulli, Categorical
 from sklearn_margdrop.validation import check_weights, class_weights, encode_labels, to_tensor
 
@@ -17,6 +18,7 @@ from sklearn_margdrop.validation import check_weights, class_weights, encode_lab
 class LabelTarget(ClassifierMixin):
     """Class labels: bernoulli for two classes, categorical for more."""
 
+    _net = ClassifierNet
     _stratifies = True
 
     def _encode_target(self, y, dtype, continuing, classes):
@@ -76,7 +78,7 @@ class LabelTarget(ClassifierMixin):
         ndarray of shape (n_samples,)
             Class labels.
         """
-        index = _most_probable(self._linear_predictor(X)).cpu().numpy()
+        index = most_probable(self._linear_predictor(X)).cpu().numpy()
         return self.classes_[index]
 
     def predict_proba(self, X):
@@ -92,7 +94,7 @@ class LabelTarget(ClassifierMixin):
         ndarray of shape (n_samples, n_classes)
             Probabilities, with the classes in the order of `classes_`.
         """
-        return _logits(self._linear_predictor(X)).softmax(-1).cpu().numpy()
+        return logits(self._linear_predictor(X)).softmax(-1).cpu().numpy()
 
     def predict_log_proba(self, X):
         """Predict the logarithm of the probability of each class.
@@ -107,7 +109,7 @@ class LabelTarget(ClassifierMixin):
         ndarray of shape (n_samples, n_classes)
             Log-probabilities, finite even where the probability underflows.
         """
-        return _logits(self._linear_predictor(X)).log_softmax(-1).cpu().numpy()
+        return logits(self._linear_predictor(X)).log_softmax(-1).cpu().numpy()
 
     def decision_function(self, X):
         """The linear predictor.
@@ -129,6 +131,7 @@ class LabelTarget(ClassifierMixin):
 class NumberTarget(RegressorMixin):
     """Numbers, in one or several columns, of the family that the parameter `family` names."""
 
+    _net = RegressorNet
     _stratifies = False
 
     def _encode_target(self, y, dtype, continuing, classes):
@@ -226,17 +229,7 @@ class NumberTarget(RegressorMixin):
 def _validation_accuracy(eta, y, weight):
     weight = None if weight is None else weight.cpu().numpy()
     codes = y.long().ravel().cpu().numpy()
-    return accuracy_score(codes, _most_probable(eta).cpu().numpy(), sample_weight=weight)
-
-
-def _most_probable(eta):
-    """Index of the most probable class, from one or from K logits."""
-    return (eta[:, 0] > 0).long() if eta.shape[1] == 1 else eta.argmax(-1)
-
-
-def _logits(eta):
-    """K logits for K classes, from one for two classes."""
-    return torch.cat([torch.zeros_like(eta), eta], dim=1) if eta.shape[1] == 1 else eta
+    return accuracy_score(codes, most_probable(eta).cpu().numpy(), sample_weight=weight)
 
 
 def _check_target(y, family, dtype):
