@@ -17,6 +17,7 @@ from sklearn_margdrop.batches import Batches, Features, Rows, blocks
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.objective import Objective, Terms
 from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
+from sklearn_margdrop.saving import net_state, restore_net
 
 #: An epoch has exploded when its objective is above that of the initial weights and above so many
 #: times the lowest so far and a unit; the training gives up when that happens so many times
@@ -323,13 +324,13 @@ class MarginalizedNet(NeuralNet):
         )
 
     def __getstate__(self):
-        state = super().__getstate__()
-        if "generator_" in state:
-            # A CUDA generator cannot be unpickled where there is no GPU: keep its state.
-            state["generator_"] = state["generator_"].get_state()
-        return state
+        return net_state(self)
 
     def __setstate__(self, state):
+        if "parameters" in state:
+            restore_net(self, state)
+            return
+        # What version 0.1.0 pickled at first: skorch's own state.
         device = state["device"]
         super().__setstate__(state)
         if "generator_" in state:

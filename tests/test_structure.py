@@ -29,6 +29,7 @@ LEVELS = {
     "backprop": 4,
     "validation": 4,
     "objective": 5,
+    "saving": 5,
     "training": 6,
     "estimators.base": 7,
     "estimators.pretraining": 7,
@@ -46,7 +47,7 @@ LEVELS = {
 #: Who may know which library.
 KNOWN_TO = {
     "sklearn": {"validation"} | {name for name in LEVELS if name.startswith("estimators.")},
-    "skorch": {"callbacks", "training"},
+    "skorch": {"callbacks", "saving", "training"},
 }
 
 
