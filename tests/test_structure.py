@@ -28,6 +28,7 @@ LEVELS = {
     "penalties": 4,
     "backprop": 4,
     "validation": 4,
+    "export": 4,
     "objective": 5,
     "saving": 5,
     "training": 6,
@@ -41,6 +42,7 @@ LEVELS = {
     "estimators.glm_classifier": 9,
     "estimators.glm_regressor": 9,
     "estimators": 9,
+    "converters": 10,
     "": 10,
 }
 
