@@ -45,8 +45,7 @@ def net_state(net: NeuralNet) -> dict:
         initialised net "fitted" (its attributes), "callbacks", and the arrays of "weights",
         "optimizer", "noise" and "order" (the states of the random streams).
     """
-    signatures = [inspect.signature(cls).parameters for cls in (NeuralNet, type(net))]
-    defaults = {name: each.default for part in signatures for name, each in part.items()}
+    defaults = _defaults(net)
     parameters = {
         name: value
         for name, value in net.get_params(deep=False).items()
@@ -70,6 +69,9 @@ def net_state(net: NeuralNet) -> dict:
 
 def restore_net(net: NeuralNet, state: dict) -> None:
     """Make `net` what it was when `state` was taken: on its device if there is one, or the CPU."""
+    if "parameters" not in state:
+        _restore_from_skorch(net, state)
+        return
     parameters = dict(state["parameters"])
     callbacks = parameters.pop("callbacks", None)
     if "module__dtype" in parameters:
@@ -88,6 +90,24 @@ def restore_net(net: NeuralNet, state: dict) -> None:
         if device.type == saved_on.type:
             net.generator_.set_state(_to_tensor(state["noise"]))
     net.callbacks = callbacks
+
+
+def _restore_from_skorch(net: NeuralNet, state: dict) -> None:
+    """The same from what the first pickles of version 0.1.0 hold: skorch's state of a net."""
+    saved_on = torch.device(state["device"])
+    NeuralNet.__setstate__(net, _defaults(net) | state)
+    if net.initialized_:
+        generator = torch.Generator(net.device).manual_seed(net.seed)
+        if generator.device.type == saved_on.type:
+            generator.set_state(net.generator_)
+        net.generator_ = generator
+
+
+def _defaults(net: NeuralNet) -> dict:
+    """The parameters of the net's constructor that have a default."""
+    signatures = [inspect.signature(cls).parameters for cls in (NeuralNet, type(net))]
+    every = {name: each.default for part in signatures for name, each in part.items()}
+    return {name: value for name, value in every.items() if value is not inspect.Parameter.empty}
 
 
 def _available(device: torch.device) -> torch.device:

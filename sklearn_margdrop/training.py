@@ -327,18 +327,7 @@ class MarginalizedNet(NeuralNet):
         return net_state(self)
 
     def __setstate__(self, state):
-        if "parameters" in state:
-            restore_net(self, state)
-            return
-        # What version 0.1.0 pickled at first: skorch's own state.
-        device = state["device"]
-        super().__setstate__(state)
-        if "generator_" in state:
-            generator = torch.Generator(self.device).manual_seed(self.seed)
-            # The streams of two kinds of device have nothing in common: start afresh there.
-            if torch.device(self.device).type == torch.device(device).type:
-                generator.set_state(self.generator_)
-            self.generator_ = generator
+        restore_net(self, state)
 
 
 class _Watch:

@@ -334,6 +334,15 @@ def test_pickles_of_earlier_versions(path, name):
     assert_array_equal(predict(again, rows), predict(model, rows))
 
 
+@every_model
+def test_parameters_that_a_pickle_does_not_know_have_their_defaults(name):
+    model = fitted(name)
+    state = {key: value for key, value in vars(model).items() if key != "unlabeled_discount"}
+    again = type(model).__new__(type(model))
+    again.__setstate__(state)
+    assert again.get_params() == {**model.get_params(), "unlabeled_discount": 1.0}
+
+
 def test_there_are_stored_models_of_all_estimators():
     classes = {type(load_stored(*param.values)[0]) for param in stored_models()}
     assert len(classes) == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABCMeta, abstractmethod
+from inspect import signature
 from numbers import Integral, Real
 
 import numpy as np
@@ -314,6 +315,11 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
         classes = getattr(self, "classes_", None)
         is_vector = classes is None and self.n_outputs_ == 1
         return Fitted(*self._fitted_layers(), self._fitted_family(), classes, is_vector)
+
+    def __setstate__(self, state):
+        # Parameters that are younger than a pickle have their defaults.
+        parameters = signature(type(self)).parameters.values()
+        super().__setstate__({each.name: each.default for each in parameters} | state)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
