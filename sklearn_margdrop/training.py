@@ -18,6 +18,7 @@ from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.objective import Objective, Terms
 from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
 from sklearn_margdrop.prediction import PredictingNet
+from sklearn_margdrop.saving import net_state, restore_net
 
 #: An epoch has exploded when its objective is above that of the initial weights and above so many
 #: times the lowest so far and a unit; the training gives up when that happens so many times
@@ -87,7 +88,7 @@ class MarginalizedNet(PredictingNet):
         **kwargs,
     ):
         # Scores are of the predictions at hand: skorch finds no targets in `Rows` without them.
-        super().__init__(module, criterion, use_caching=True, **kwargs)
+        super().__init__(module, criterion, **{"use_caching": True} | kwargs)
         self.seed = seed
         self.shuffle = shuffle
         self.loss_unit = loss_unit
@@ -367,21 +368,10 @@ class MarginalizedNet(PredictingNet):
         return self.module_(batch.x)[: len(batch.y)]
 
     def __getstate__(self):
-        state = super().__getstate__()
-        if "generator_" in state:
-            # A CUDA generator cannot be unpickled where there is no GPU: keep its state.
-            state["generator_"] = state["generator_"].get_state()
-        return state
+        return net_state(self)
 
     def __setstate__(self, state):
-        device = state["device"]
-        super().__setstate__(state)
-        if "generator_" in state:
-            generator = torch.Generator(self.device).manual_seed(self.seed)
-            # The streams of two kinds of device have nothing in common: start afresh there.
-            if torch.device(self.device).type == torch.device(device).type:
-                generator.set_state(self.generator_)
-            self.generator_ = generator
+        restore_net(self, state)
 
 
 class _Watch:

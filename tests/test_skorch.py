@@ -152,7 +152,7 @@ def test_a_fit_changes_no_parameter(iris):
     assert not vars(given[0][1])
     assert dict(model.net_.callbacks_)["count"].count_ == 6
     assert dict(model.net_.callbacks_)["Count"].count_ == 6
-    assert [each for each in clone(model).callbacks][1] is Count
+    assert clone(model).callbacks[1] is Count
     search = GridSearchCV(model, {"alpha": [1e-4, 1e-2]}, cv=2, n_jobs=2).fit(*iris)
     assert dict(search.best_estimator_.net_.callbacks_)["count"].count_ == 6
 

@@ -28,8 +28,10 @@ LEVELS = {
     "penalties": 4,
     "backprop": 4,
     "validation": 4,
+    "export": 4,
     "objective": 5,
     "prediction": 5,
+    "saving": 5,
     "training": 6,
     "estimators.base": 7,
     "estimators.pretraining": 7,
@@ -42,13 +44,14 @@ LEVELS = {
     "estimators.glm_classifier": 9,
     "estimators.glm_regressor": 9,
     "estimators": 9,
+    "converters": 10,
     "": 10,
 }
 
 #: Who may know which library.
 KNOWN_TO = {
     "sklearn": {"validation"} | {name for name in LEVELS if name.startswith("estimators.")},
-    "skorch": {"callbacks", "prediction", "training"},
+    "skorch": {"callbacks", "prediction", "saving", "training"},
 }
 
 

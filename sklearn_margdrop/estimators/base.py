@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABCMeta, abstractmethod
+from inspect import signature
 from numbers import Integral, Real
 
 import numpy as np
@@ -14,10 +15,11 @@ from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_margdrop.batches import Features, Rows
 from sklearn_margdrop.callbacks import FitTasks
+from sklearn_margdrop.export import Fitted, onnx_model, write_file
 from sklearn_margdrop.validation import (
     check_device,
     check_weights,
@@ -75,6 +77,10 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
     @abstractmethod
     def _dtype(self):
         """The dtype of the fitted parameters."""
+
+    @abstractmethod
+    def _fitted_layers(self):
+        """Weights (fan_in, fan_out), intercepts and activation functions: three lists."""
 
     @abstractmethod
     def _diverged(self, net):
@@ -273,6 +279,47 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
     def _loss_unit(self, rows):
         """What the tolerance of the objective is measured in, in nats."""
         return 1.0
+
+    def to_onnx(self, path):
+        """Write the fitted model to an ONNX file.
+
+        Its input ``"X"`` has the shape (n, n_features) and the dtype of the fitted parameters:
+        float32 for models that were fitted to float32 data, else float64. The outputs of a
+        classifier are ``"label"`` (n,), of strings or int64 (also for booleans and floats), and
+        ``"probabilities"`` (n, n_classes). The output of a regressor is ``"variable"``, (n,) or
+        (n, n_outputs) as `predict` returns it.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file. One that exists is replaced once the new one is complete.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ImportError
+            If `onnx` is not installed: ``pip install "sklearn-margdrop[onnx]"``.
+        NotImplementedError
+            If ONNX has no operator for an activation function or family that was registered.
+        TypeError
+            If ONNX has no type for the labels.
+        OSError
+            If the file cannot be written.
+        """
+        check_is_fitted(self)
+        model = onnx_model(self._for_export(), type(self).__name__, repr(self))
+        write_file(path, model.SerializeToString())
+
+    def _for_export(self):
+        classes = getattr(self, "classes_", None)
+        is_vector = classes is None and self.n_outputs_ == 1
+        return Fitted(*self._fitted_layers(), self._fitted_family(), classes, is_vector)
+
+    def __setstate__(self, state):
+        # Parameters that are younger than a pickle have their defaults.
+        parameters = signature(type(self)).parameters.values()
+        super().__setstate__({each.name: each.default for each in parameters} | state)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

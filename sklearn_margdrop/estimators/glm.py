@@ -288,6 +288,21 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
     def _fitted_family(self):
         return self._fitted_as
 
+    def _fitted_layers(self):
+        # Either may have been set by hand.
+        coef = np.atleast_2d(self._dense_coef())
+        shape = (self._family()[1], self.n_features_in_)
+        if coef.shape != shape or coef.dtype not in (np.float32, np.float64):
+            raise ValueError(
+                f"coef_ must be of float32 or float64 and the shape {shape}; it is of "
+                f"{coef.dtype} and the shape {coef.shape}."
+            )
+        if np.ndim(self.intercept_) > 1 or np.size(self.intercept_) not in (1, shape[0]):
+            raise ValueError(
+                f"intercept_ must be of the shape {shape[:1]}; it is {np.shape(self.intercept_)}."
+            )
+        return [coef.T], [np.broadcast_to(self.intercept_, shape[:1])], []
+
     def _dtype(self):
         return self.coef_.dtype.type
 

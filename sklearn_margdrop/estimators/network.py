@@ -194,6 +194,9 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     def _fitted_family(self):
         return self.net_.criterion_.family
 
+    def _fitted_layers(self):
+        return self.coefs_, self.intercepts_, self.net_.module_.layers[1::2]
+
     def _attributes(self, net):
         return {"net_": net}
 
