@@ -13,6 +13,8 @@ dropped (P, below Eq. 4), so that R needs no label and is never negative.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -110,6 +112,41 @@ def moments(trace: Trace, family: Family) -> Tensor:
         return trace.eta.new_zeros(trace.eta.shape[:-1])
     noise = NoisyInput(*last, trace.variances[-1], trace.jacobians[-1].weight)
     return family.jensen_gap(trace.eta, noise)
+
+
+def parts(
+    trace: Trace, family: Family, weight: Tensor, penalty: Callable[[Trace, Family], Tensor]
+) -> list[Tensor | None]:
+    """What the noise of each unit adds to the weighted sum of a second-order penalty.
+
+    Such a penalty is linear in the variances of the noise, so that its derivatives with respect
+    to a factor of each of them, at one, add up to it.
+
+    Parameters
+    ----------
+    trace : Trace
+        With dense variances.
+    family : Family
+    weight : Tensor of shape (n_samples,)
+    penalty : callable
+        :func:`quadratic` or :func:`diagonal`.
+
+    Returns
+    -------
+    list of (Tensor of shape (width,) or None)
+        For the site before each layer; None where it is not noisy.
+    """
+    noisy = [index for index, s in enumerate(trace.variances) if s is not None]
+    if not noisy:
+        return [None] * len(trace.variances)
+    variances = list(trace.variances)
+    factors = [torch.ones_like(variances[index][0]).requires_grad_() for index in noisy]
+    with torch.enable_grad():
+        for index, factor in zip(noisy, factors, strict=True):
+            variances[index] = variances[index] * factor
+        total = penalty(trace._replace(variances=tuple(variances)), family).dot(weight)
+        found = dict(zip(noisy, torch.autograd.grad(total, factors), strict=True))
+    return [found.get(index) for index in range(len(variances))]
 
 
 def draw_probes(

@@ -44,13 +44,20 @@ LEVELS = {
     "estimators.glm_classifier": 9,
     "estimators.glm_regressor": 9,
     "estimators": 9,
+    "inspection.unwrap": 10,
+    "inspection.penalty": 11,
+    "inspection.training_curve": 11,
+    "inspection.fisher_scaling": 12,
+    "inspection.regularization_path": 13,
+    "inspection": 14,
     "converters": 10,
     "": 10,
 }
 
 #: Who may know which library.
 KNOWN_TO = {
-    "sklearn": {"validation"} | {name for name in LEVELS if name.startswith("estimators.")},
+    "sklearn": {"validation"}
+    | {name for name in LEVELS if name.startswith(("estimators.", "inspection."))},
     "skorch": {"callbacks", "prediction", "saving", "training"},
 }
 

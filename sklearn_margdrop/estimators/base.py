@@ -75,6 +75,10 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
         """Set the fitted attributes."""
 
     @abstractmethod
+    def _fitted_network(self):
+        """The noisy network that predicts."""
+
+    @abstractmethod
     def _dtype(self):
         """The dtype of the fitted parameters."""
 
@@ -249,6 +253,14 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
             if incremental:
                 train.unlabeled_weight = weight[parts[0]].mean()
         return train, valid[0] if valid else None
+
+    def _check_rows(self, X):
+        """`X` as the fitted model takes it; CSR where it is sparse (or CSC, if it stays so)."""
+        check_is_fitted(self)
+        kinds = ["csr", "csc"] if self._keeps_sparse else "csr"
+        return validate_data(
+            self, X, reset=False, accept_sparse=kinds, dtype=self._dtype(), order="C"
+        )
 
     def _features(self, X, device):
         return Features(X, device, keep_sparse=self._keeps_sparse)

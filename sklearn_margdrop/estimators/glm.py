@@ -10,11 +10,12 @@ import torch
 from scipy import sparse
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.extmath import safe_sparse_dot
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_margdrop.batches import Rows, blocks
 from sklearn_margdrop.callbacks import GradientStopping, Stopping
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
+from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
 from sklearn_margdrop.sparse import has_duplicates
 from sklearn_margdrop.validation import check_noise, draw_seed
@@ -267,6 +268,17 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
             "_fitted_as": net.criterion_.family,
         }
 
+    def _fitted_network(self):
+        (coef,), (intercept,), _ = self._fitted_layers()
+        noise = self.net_.module__noise if hasattr(self, "net_") else self._noise()
+        dtype = torch.float32 if coef.dtype == np.float32 else torch.float64
+        network = NoisyNetwork(coef.shape, noise=noise, seed=None, dtype=dtype)
+        (linear,) = network.linears
+        with torch.no_grad():
+            linear.weight.copy_(torch.tensor(coef.T))
+            linear.bias.copy_(torch.tensor(intercept))
+        return network
+
     def _store(self, net, rows, incremental):
         vars(self).update(self._attributes(net))
         self.n_iter_ = len(net.history)
@@ -307,10 +319,7 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
         return self.coef_.dtype.type
 
     def _linear_predictor(self, X):
-        check_is_fitted(self)
-        X = validate_data(
-            self, X, reset=False, accept_sparse=["csr", "csc"], dtype=self._dtype(), order="C"
-        )
+        X = self._check_rows(X)
         coef = self.coef_ if self.coef_.ndim == 2 else self.coef_.reshape(1, -1)
         eta = safe_sparse_dot(X, coef.T, dense_output=True) + self.intercept_
         return torch.from_numpy(eta)

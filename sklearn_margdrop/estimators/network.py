@@ -9,7 +9,6 @@ import torch
 from sklearn.base import clone
 from sklearn.model_selection import train_test_split
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_margdrop.batches import Features
 from sklearn_margdrop.callbacks import InverseDecay, Stopping, check_callbacks
@@ -197,6 +196,9 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     def _fitted_layers(self):
         return self.coefs_, self.intercepts_, self.net_.module_.layers[1::2]
 
+    def _fitted_network(self):
+        return self.net_.module_
+
     def _attributes(self, net):
         return {"net_": net}
 
@@ -214,10 +216,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         return np.float32 if weight.dtype == torch.float32 else np.float64
 
     def _linear_predictor(self, X):
-        check_is_fitted(self)
-        X = validate_data(
-            self, X, reset=False, accept_sparse="csr", dtype=self._dtype(), order="C"
-        )
+        X = self._check_rows(X)
         return self.net_.linear_predictor(Features(X, self.net_.device, resident=False))
 
     def __sklearn_is_fitted__(self):
