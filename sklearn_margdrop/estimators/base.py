@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_margdrop.batches import Features, Rows
 from sklearn_margdrop.callbacks import FitTasks
+from sklearn_margdrop.estimators.html import network_table
 from sklearn_margdrop.export import Fitted, onnx_model, write_file
 from sklearn_margdrop.validation import (
     check_device,
@@ -73,6 +74,14 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
     @abstractmethod
     def _store(self, net, rows, incremental):
         """Set the fitted attributes."""
+
+    @abstractmethod
+    def _layers(self):
+        """Widths of the hidden layers, and the noise at each site, by the parameters."""
+
+    @abstractmethod
+    def _last_penalty(self):
+        """The fitted penalty in nats per sample, nan where it is not known."""
 
     @abstractmethod
     def _fitted_network(self):
@@ -332,6 +341,36 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
         # Parameters that are younger than a pickle have their defaults.
         parameters = signature(type(self)).parameters.values()
         super().__setstate__({each.name: each.default for each in parameters} | state)
+
+    def _get_params_html(self, deep=True, doc_link=""):
+        # scikit-learn shows this in diagrams of the estimator and of what it is a part of.
+        params = super()._get_params_html(deep, doc_link)
+        table = self._network_table()
+        show = params._html_repr
+        params._html_repr = lambda: table + show()
+        return params
+
+    def _network_table(self):
+        if not self.__sklearn_is_fitted__():
+            try:
+                hidden, noise = self._layers()
+            except ValueError:
+                return ""  # parameters that do not go together: fit says so
+            return network_table(["", *hidden, ""], self._activation(), noise, f"{self.method}")
+        network, family = self._fitted_network(), self._fitted_family()
+        widths = [network.linears[0].in_features, *(each.out_features for each in network.linears)]
+        noise = {position // 2: model for position, model in network.noise.items()}
+        note = self.method
+        if self.loss_curve_ and np.isfinite(self._last_penalty()):
+            note += (
+                f": a penalty of {self._last_penalty():.3g} in an objective of "
+                f"{self.loss_curve_[-1]:.3g} nats per sample"
+            )
+        return network_table(widths, self._activation(), noise, note, family.name)
+
+    def _activation(self):
+        """What the hidden layers compute, where there are any."""
+        return ""
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -268,6 +268,12 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
             "_fitted_as": net.criterion_.family,
         }
 
+    def _layers(self):
+        return (), self._noise()
+
+    def _last_penalty(self):
+        return self.penalty_
+
     def _fitted_network(self):
         (coef,), (intercept,), _ = self._fitted_layers()
         noise = self.net_.module__noise if hasattr(self, "net_") else self._noise()

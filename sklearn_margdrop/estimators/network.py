@@ -199,6 +199,13 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     def _fitted_network(self):
         return self.net_.module_
 
+    def _last_penalty(self):
+        return self.penalty_curve_[-1]
+
+    def _activation(self):
+        is_fitted = self.__sklearn_is_fitted__()
+        return self.net_.module__activation if is_fitted else self.activation
+
     def _attributes(self, net):
         return {"net_": net}
 
