@@ -38,13 +38,14 @@ class Family(ABC):
         The word that selects the family.
     labels : bool
         Whether the target is a class label, and not a number.
-    lowest : float
-        The smallest number that the target may be.
+    lowest, highest : float
+        The smallest and the largest number that the target may be.
     """
 
     name: ClassVar[str]
     labels: ClassVar[bool] = False
     lowest: ClassVar[float] = -math.inf
+    highest: ClassVar[float] = math.inf
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

@@ -38,7 +38,8 @@ class Noise(ABC):
     parameter: ClassVar[str]
 
     #: Where it is known in closed form and not gaussian, ``cumulant(z, weight)`` is a method that
-    #: returns log E exp(weight (z~ - z)), elementwise for broadcast arguments.
+    #: returns log E exp(weight (z~ - z)), elementwise for broadcast arguments. Of sparse data only
+    #: the stored values are summed over, so that it has to be zero at z = 0 there.
     cumulant: ClassVar[Callable | None] = None
 
     def __init_subclass__(cls, **kwargs):
