@@ -45,6 +45,8 @@ class MarginalizedNet(NeuralNet):
 
     Parameters
     ----------
+    module, criterion : type
+        Those of skorch, whose parameters are ``module__layer_sizes`` and so on.
     seed : int, default=0
         Seed of the noise, of the probes and of the order of the rows.
     shuffle : bool, default=True
@@ -57,7 +59,7 @@ class MarginalizedNet(NeuralNet):
     scorer : callable, default=None
         ``scorer(eta, y, weight)`` of the validation rows' tensors returns a float.
     **kwargs
-        skorch's own parameters.
+        The parameters of :class:`skorch.NeuralNet`.
 
     Attributes
     ----------
@@ -71,6 +73,17 @@ class MarginalizedNet(NeuralNet):
         How often that call went back to the best weights.
     rate_factor_ : float
         What is left of the learning rate after the explosions of all calls.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_margdrop import MarginalizedDropoutClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> net = MarginalizedDropoutClassifier(random_state=0).fit(X, y).net_
+    >>> net.stop_reason_
+    'converged'
+    >>> net.history[-1, "train_loss"] < net.history[0, "train_loss"]
+    True
     """
 
     def __init__(

@@ -315,6 +315,15 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
         -------
         self : object
             The fitted estimator.
+
+        Examples
+        --------
+        >>> from sklearn.feature_extraction.text import HashingVectorizer
+        >>> from sklearn_margdrop import MarginalizedDropoutGLMClassifier
+        >>> X = HashingVectorizer(norm=None).transform(["good film", "bad film"])
+        >>> clf = MarginalizedDropoutGLMClassifier().fit(X, [1, 0]).sparsify()
+        >>> clf.coef_.shape, clf.coef_.nnz
+        ((1, 1048576), 3)
         """
         check_is_fitted(self)
         self.coef_ = sparse.csr_array(self.coef_)
@@ -328,6 +337,14 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
         -------
         self : object
             The fitted estimator.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn_margdrop import MarginalizedDropoutGLMClassifier
+        >>> clf = MarginalizedDropoutGLMClassifier().fit(*load_iris(return_X_y=True))
+        >>> type(clf.sparsify().densify().coef_).__name__
+        'ndarray'
         """
         check_is_fitted(self)
         self.coef_ = self._dense_coef()
