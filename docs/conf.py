@@ -30,20 +30,8 @@ default_role = "literal"
 nitpicky = False
 
 autosummary_generate = True
-numpydoc_show_class_members = True
-numpydoc_class_members_toctree = False
-numpydoc_attributes_as_param_list = True
-# What an engine's class inherits from torch or skorch is documented there.
-numpydoc_show_inherited_class_members = {
-    f"sklearn_margdrop.{name}": False
-    for name in (
-        "networks.NoisyNetwork",
-        "networks.Trace",
-        "batches.Batch",
-        "objective.Objective",
-        "training.MarginalizedNet",
-    )
-}
+templates_path = ["templates"]  # which list the members of a class, each once
+numpydoc_show_class_members = False
 numpydoc_validation_checks = {
     "all",  # but for these:
     "ES01",  # many a summary says it all,
