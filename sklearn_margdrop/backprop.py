@@ -21,13 +21,11 @@ from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.products import linear, multiply, squared
 
-#: The layers whose derivatives are written out here.
-_KNOWN = (nn.Linear, *ACTIVATIONS.values())
-
 
 def is_known(network: NoisyNetwork) -> bool:
     """Whether all layers are such as :func:`backpropagate` knows."""
-    return all(isinstance(layer, _KNOWN) for layer in network.layers)
+    known = (nn.Linear, *ACTIVATIONS.values())
+    return all(isinstance(layer, known) for layer in network.layers)
 
 
 @torch.no_grad()

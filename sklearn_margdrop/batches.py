@@ -36,17 +36,28 @@ def blocks(n_rows: int, width: int, in_cache: bool = False) -> list[slice]:
 class Batch(NamedTuple):
     """What one step of training sees.
 
-    Attributes
+    Parameters
     ----------
     x : Tensor or SparseMatrix of shape (n_labeled + n_unlabeled, n_features)
         Labelled rows first.
     y : Tensor of shape (n_labeled,) or (n_labeled, K)
+        The targets.
     weight : Tensor of shape (n_labeled,) or None
         Sample weights. In `fit` their mean over the training set is 1.
     unlabeled_share : float
         The part of the penalty that the unlabelled rows make up, d m / (n + d m).
     unlabeled_weight : float
         The weight of the average row, unlabelled ones included.
+
+    Examples
+    --------
+    Three labelled rows and one without, as one step of a classifier sees them:
+
+    >>> import torch
+    >>> from sklearn_margdrop.batches import Batch
+    >>> batch = Batch(torch.randn(4, 2), torch.tensor([0, 2, 1]), unlabeled_share=0.25)
+    >>> len(batch.x) - len(batch.y)
+    1
     """
 
     x: Tensor | SparseMatrix

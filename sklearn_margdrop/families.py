@@ -38,13 +38,20 @@ class Family(ABC):
         The word that selects the family.
     labels : bool
         Whether the target is a class label, and not a number.
-    lowest : float
-        The smallest number that the target may be.
+    lowest, highest : float
+        The smallest and the largest number that the target may be.
+
+    Examples
+    --------
+    >>> from sklearn_margdrop.families import FAMILIES
+    >>> sorted(name for name, family in FAMILIES.items() if not family.labels)
+    ['normal', 'poisson']
     """
 
     name: ClassVar[str]
     labels: ClassVar[bool] = False
     lowest: ClassVar[float] = -math.inf
+    highest: ClassVar[float] = math.inf
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -174,7 +181,15 @@ class _Separate(Family):
 
 
 class Normal(_Separate):
-    """Unit-variance normal, mean eta: half the squared error."""
+    """Unit-variance normal, mean eta: half the squared error.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.families import Normal
+    >>> Normal().loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]]))
+    tensor([2.])
+    """
 
     name = "normal"
 
@@ -201,7 +216,15 @@ class Normal(_Separate):
 
 
 class Bernoulli(_Separate):
-    """Bernoulli with log-odds eta: the log loss of two classes, `y` in {0, 1}."""
+    """Bernoulli with log-odds eta: the log loss of two classes, `y` in {0, 1}.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.families import Bernoulli
+    >>> Bernoulli().mean(torch.zeros(1, 1)), Bernoulli().curvature(torch.zeros(1, 1))
+    (tensor([[0.5000]]), tensor([[0.2500]]))
+    """
 
     name = "bernoulli"
     labels = True
@@ -234,7 +257,15 @@ class Bernoulli(_Separate):
 
 
 class Poisson(_Separate):
-    """Poisson with mean exp(eta): half the Poisson deviance of counts `y` >= 0."""
+    """Poisson with mean exp(eta): half the Poisson deviance of counts `y` >= 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.families import Poisson
+    >>> Poisson().mean(torch.zeros(1, 2))
+    tensor([[1., 1.]])
+    """
 
     name = "poisson"
     lowest = 0.0
@@ -270,6 +301,13 @@ class Categorical(Family):
 
     Unlike the other families `y` has the shape (n_samples,) and an integer dtype, and the
     curvature diag(o) - o o' couples the outputs.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.families import Categorical
+    >>> Categorical().curvature_factor(torch.zeros(5, 3)).shape  # K - 1 rows for K classes
+    torch.Size([5, 2, 3])
     """
 
     name = "categorical"

@@ -76,7 +76,28 @@ class Identity(NamedTuple):
 
 
 class NoisyInput(NamedTuple):
-    """Noise at the input `z` (n_samples, width) of a linear layer, as its output sees it."""
+    """Noise at the input `z` (n_samples, width) of a linear layer, as its output sees it.
+
+    Parameters
+    ----------
+    noise : Noise
+        The noise model.
+    z : Tensor or SparseMatrix of shape (n_samples, width)
+        The clean input.
+    variance : Tensor or SparseMatrix of shape (n_samples, width) or (1, width)
+        That of the noise at `z`.
+    weight : Tensor of shape (K, width)
+        The weights of the layer.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.layers import NoisyInput
+    >>> from sklearn_margdrop.noise import Dropout
+    >>> z, weight, noise = torch.ones(1, 3), torch.full((1, 3), 2.0), Dropout(0.5)
+    >>> NoisyInput(noise, z, noise.variance(z), weight).output_variance()
+    tensor([[12.]])
+    """
 
     noise: Noise
     z: Tensor | SparseMatrix
@@ -114,7 +135,38 @@ Jacobian = Affine | Elementwise | Mask | Identity
 
 @singledispatch
 def linearize(layer: nn.Module, z: Tensor) -> tuple[Tensor, Jacobian]:
-    """Output of `layer` at `z` of shape (n_samples, width), and its Jacobian there."""
+    """Run `layer` at `z` and find its Jacobian there.
+
+    A new type of layer is a function that is registered for it; its Jacobian has the methods
+    ``pull_back`` and ``push_variance``.
+
+    Parameters
+    ----------
+    layer : torch.nn.Module
+        Dispatched on by its type.
+    z : Tensor of shape (n_samples, width)
+        What enters the layer.
+
+    Returns
+    -------
+    out : Tensor of shape (n_samples, n_outputs)
+        What the layer makes of it.
+    jacobian : Affine, Elementwise, Mask, Identity or the like
+        The local Jacobian of each row.
+
+    Raises
+    ------
+    NotImplementedError
+        If nothing is registered for the type of `layer`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.layers import linearize
+    >>> out, jacobian = linearize(torch.nn.ReLU(), torch.tensor([[-1.0, 2.0]]))
+    >>> out, jacobian.push_variance(torch.ones(1, 2))
+    (tensor([[0., 2.]]), tensor([[0., 1.]]))
+    """
     raise NotImplementedError(
         f"No linearisation is registered for {type(layer).__name__}; add one with "
         "`@linearize.register`."

@@ -23,7 +23,7 @@ from sklearn_margdrop.sparse import SparseMatrix
 class Trace(NamedTuple):
     """One clean forward pass, with what a penalty needs of it.
 
-    Attributes
+    Parameters
     ----------
     eta : Tensor of shape (n_samples, K)
         The linear predictor.
@@ -34,6 +34,20 @@ class Trace(NamedTuple):
         row stands for all samples.
     sources : tuple of (tuple or None)
         The noise model before each layer and the clean activation that it noises, or None.
+
+    See Also
+    --------
+    trace : Make one.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.networks import NoisyNetwork
+    >>> from sklearn_margdrop.noise import Dropout
+    >>> network = NoisyNetwork([4, 8, 3], noise={1: Dropout(0.5)})
+    >>> trace = network.trace(torch.ones(5, 4))
+    >>> [None if s is None else tuple(s.shape) for s in trace.variances]
+    [None, None, (5, 8)]
     """
 
     eta: Tensor
@@ -51,12 +65,28 @@ def trace(layers: Iterable[nn.Module], x: Tensor, noise: Mapping[int, Noise]) ->
         An ``nn.Sequential``, say. Every layer has a registered
         :func:`~sklearn_margdrop.layers.linearize`; the last one is affine.
     x : Tensor of shape (n_samples, n_features)
+        The rows.
     noise : mapping of int to Noise
         The noise model at the input of the layer with that position.
 
     Returns
     -------
     Trace
+        What :mod:`~sklearn_margdrop.penalties` are functions of.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.families import Categorical
+    >>> from sklearn_margdrop.networks import trace
+    >>> from sklearn_margdrop.noise import Dropout
+    >>> from sklearn_margdrop.penalties import quadratic
+    >>> layers = torch.nn.Sequential(
+    ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)
+    ... )
+    >>> at = trace(layers, torch.ones(5, 4), {0: Dropout(0.8), 2: Dropout(0.5)})
+    >>> quadratic(at, Categorical()).shape
+    torch.Size([5])
     """
     jacobians, variances, sources = [], [], []
     for position, layer in enumerate(layers):
@@ -97,11 +127,13 @@ class NoisyNetwork(nn.Module):
     layer_sizes : sequence of int
         Widths of the input, of each hidden layer and of the output.
     activation : {"relu", "logistic", "tanh", "identity"}, default="relu"
+        Of the hidden layers.
     noise : mapping of int to Noise, default={}
         The noise model at each noisy site. Models that leave their site as it is are dropped.
     seed : int or None, default=0
         Seed of the initial weights, which are the same on every device; None starts at zero.
     dtype : torch.dtype, default=torch.float32
+        Of the parameters.
     input_scale : float, default=1.0
         Typical size of the features. The first layer's initial weights are divided by it.
     fit_intercept : bool, default=True
@@ -111,6 +143,16 @@ class NoisyNetwork(nn.Module):
     ------
     ValueError
         If `noise` names a site that the layers do not have.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.networks import NoisyNetwork
+    >>> from sklearn_margdrop.noise import Dropout
+    >>> network = NoisyNetwork([4, 8, 3], noise={0: Dropout(0.8), 1: Dropout(0.5)})
+    >>> x = torch.ones(5, 4)
+    >>> network(x).shape, torch.equal(network(x), network.sample(x))
+    (torch.Size([5, 3]), False)
     """
 
     def __init__(

@@ -32,13 +32,29 @@ class Noise(ABC):
         The word that selects the model in an estimator's ``noise`` parameter.
     parameter : {"retain_rate", "noise_std"}
         The estimator parameter that sets the strength.
+
+    See Also
+    --------
+    Dropout : Drops units.
+    Gaussian : Adds a normal variable.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.noise import NOISE_MODELS
+    >>> z = torch.tensor([1.0, -2.0])
+    >>> for name, model in sorted(NOISE_MODELS.items()):
+    ...     print(name, model(0.5).variance(z).tolist())
+    dropout [1.0, 4.0]
+    gaussian [0.25, 0.25]
     """
 
     name: ClassVar[str]
     parameter: ClassVar[str]
 
     #: Where it is known in closed form and not gaussian, ``cumulant(z, weight)`` is a method that
-    #: returns log E exp(weight (z~ - z)), elementwise for broadcast arguments.
+    #: returns log E exp(weight (z~ - z)), elementwise for broadcast arguments. Of sparse data only
+    #: the stored values are summed over, so that it has to be zero at z = 0 there.
     cumulant: ClassVar[Callable | None] = None
 
     def __init_subclass__(cls, **kwargs):
@@ -102,7 +118,24 @@ def _slope(function: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Ten
 
 
 class Dropout(Noise):
-    """z~ = z * Bernoulli(q) / q with retain rate q: variance z^2 (1 - q) / q."""
+    """z~ = z * Bernoulli(q) / q with retain rate q: variance z^2 (1 - q) / q.
+
+    Parameters
+    ----------
+    strength : float
+        The retain rate in (0, 1]; 1 is no noise.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.noise import Dropout
+    >>> z, noise = torch.tensor([1.0, -2.0, 0.0]), Dropout(0.5)
+    >>> noise.variance(z)
+    tensor([1., 4., 0.])
+    >>> drawn = noise.sample(z.expand(10_000, -1), torch.Generator().manual_seed(0))
+    >>> drawn[:, 0].unique()
+    tensor([0., 2.])
+    """
 
     name = "dropout"
     parameter = "retain_rate"
@@ -150,7 +183,20 @@ class Dropout(Noise):
 
 
 class Gaussian(Noise):
-    """z~ = z + Normal(0, std^2): variance std^2, whatever the activation."""
+    """z~ = z + Normal(0, std^2): variance std^2, whatever the activation.
+
+    Parameters
+    ----------
+    strength : float
+        The standard deviation, in the units of the activation; 0 is no noise.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.noise import Gaussian
+    >>> Gaussian(0.5).variance(torch.tensor([1.0, -2.0, 0.0]))
+    tensor([0.2500, 0.2500, 0.2500])
+    """
 
     name = "gaussian"
     parameter = "noise_std"

@@ -40,14 +40,32 @@ class Objective(nn.Module):
     Parameters
     ----------
     family : Family
+        That of the output.
     method : {"diagonal", "quadratic", "moments", "sampling"}
-        `"sampling"` noises the loss itself and leaves the penalty at zero. When there are
-        unlabelled rows, it adds the sampled divergence of the noisy from the clean
-        prediction to the clean loss instead, which needs no label.
+        How the expectation over the noise is evaluated. `"sampling"` noises the loss itself and
+        leaves the penalty at zero. When there are unlabelled rows, it adds the sampled
+        divergence of the noisy from the clean prediction to the clean loss instead, which needs
+        no label.
     n_probes : int, default=None
         Random combinations of the curvature's rows that `"quadratic"` pulls back; None
         pulls back all of them.
     alpha : float, default=0.0
+        Strength of the L2 penalty.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.batches import Batch
+    >>> from sklearn_margdrop.families import Categorical
+    >>> from sklearn_margdrop.networks import NoisyNetwork
+    >>> from sklearn_margdrop.noise import Dropout
+    >>> from sklearn_margdrop.objective import Objective
+    >>> network = NoisyNetwork([4, 8, 3], noise={1: Dropout(0.5)})
+    >>> batch = Batch(torch.eye(4), torch.tensor([0, 1, 2, 0]))
+    >>> terms = Objective(Categorical(), "diagonal", alpha=1e-4)(network, batch)
+    >>> terms.total.backward()  # or `Objective.backward`, which is faster
+    >>> bool(terms.total == terms.loss + terms.penalty + terms.l2)
+    True
     """
 
     def __init__(

@@ -32,6 +32,23 @@ class FisherLBFGS:
         The norm of the gradient where the curvature is one, at the end of the last step.
     stalled : bool
         Whether the last step found nothing lower.
+
+    Examples
+    --------
+    A quadratic function with the curvatures 1 and 10,000:
+
+    >>> import torch
+    >>> from sklearn_margdrop.optimizers import FisherLBFGS
+    >>> x, curvature = torch.nn.Parameter(torch.ones(2)), torch.tensor([1.0, 1e4])
+    >>> optimizer = FisherLBFGS([{"params": [x]}])
+    >>> optimizer.precondition([curvature])
+    >>> def objective():
+    ...     value = 0.5 * (curvature * x * x).sum()
+    ...     value.backward()
+    ...     return value
+    >>> _ = optimizer.step(objective)
+    >>> optimizer.decrement < 1e-6
+    True
     """
 
     def __init__(self, params, lr: float = 1.0, history_size: int = 10):
@@ -234,7 +251,24 @@ class Fisher(torch.optim.Optimizer):
     Parameters
     ----------
     params : iterable of torch.nn.Parameter
+        What is optimised.
     lr : float
+        Step size; 1 is an average over all the rows.
+
+    Examples
+    --------
+    A running mean is what it makes of squared errors:
+
+    >>> import torch
+    >>> from sklearn_margdrop.optimizers import Fisher
+    >>> mean = torch.nn.Parameter(torch.zeros(1))
+    >>> optimizer = Fisher([mean], lr=1.0)
+    >>> for y in (2.0, 4.0, 9.0):
+    ...     mean.grad = mean.detach() - y
+    ...     optimizer.accumulate([torch.ones(1)], n_rows=1)
+    ...     optimizer.step()
+    >>> mean.item()
+    5.0
     """
 
     def __init__(self, params, lr: float):

@@ -35,7 +35,9 @@ def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Ten
     Parameters
     ----------
     trace : Trace
+        A clean forward pass.
     family : Family
+        That of the output.
     probes : Tensor of shape (n_samples, size, n_probes), default=None
         Signs of random combinations of the rows of U, see :func:`draw_probes`, which make the
         value and the gradient unbiased estimates. All layers but the last work on `n_probes`
@@ -44,6 +46,19 @@ def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Ten
     Returns
     -------
     Tensor of shape (n_samples,)
+        R, in nats.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.families import Categorical
+    >>> from sklearn_margdrop.networks import NoisyNetwork
+    >>> from sklearn_margdrop.noise import Dropout
+    >>> from sklearn_margdrop.penalties import quadratic
+    >>> network = NoisyNetwork([4, 8, 3], "tanh", {0: Dropout(0.8), 1: Dropout(0.5)})
+    >>> R = quadratic(network.trace(torch.eye(4)), Categorical())
+    >>> R.shape, bool((R > 0).all())
+    (torch.Size([4]), True)
     """
     total = trace.eta.new_zeros(trace.eta.shape[:-1])
     noisy = [index for index, s in enumerate(trace.variances) if s is not None]
@@ -74,9 +89,29 @@ def diagonal(trace: Trace, family: Family) -> Tensor:
     keeps the family's whole curvature. One extra forward pass, whatever the noisy sites; the
     same value as :func:`quadratic` when only the last site is noisy.
 
+    Parameters
+    ----------
+    trace : Trace
+        A clean forward pass.
+    family : Family
+        That of the output.
+
     Returns
     -------
     Tensor of shape (n_samples,)
+        R, in nats.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.families import Categorical
+    >>> from sklearn_margdrop.networks import NoisyNetwork
+    >>> from sklearn_margdrop.noise import Dropout
+    >>> from sklearn_margdrop.penalties import diagonal, quadratic
+    >>> network = NoisyNetwork([4, 8, 3], "tanh", {1: Dropout(0.5)})
+    >>> trace = network.trace(torch.eye(4))
+    >>> torch.allclose(diagonal(trace, Categorical()), quadratic(trace, Categorical()))
+    True
     """
     carried: Tensor | None = None
     *inner, last = zip(trace.jacobians, trace.variances, strict=True)
@@ -96,14 +131,37 @@ def moments(trace: Trace, family: Family) -> Tensor:
 
     In closed form where the family has one, else that of the gaussian with the moments of eta~.
 
+    Parameters
+    ----------
+    trace : Trace
+        A clean forward pass.
+    family : Family
+        That of the output.
+
+    Returns
+    -------
+    Tensor of shape (n_samples,)
+        The expectation, in nats.
+
     Raises
     ------
     NotImplementedError
         If another site is noisy.
 
-    Returns
-    -------
-    Tensor of shape (n_samples,)
+    Examples
+    --------
+    Of the normal family it is its second order:
+
+    >>> import torch
+    >>> from sklearn_margdrop.families import Normal, Poisson
+    >>> from sklearn_margdrop.networks import NoisyNetwork
+    >>> from sklearn_margdrop.noise import Dropout
+    >>> from sklearn_margdrop.penalties import moments, quadratic
+    >>> trace = NoisyNetwork([4, 1], noise={0: Dropout(0.5)}).trace(torch.ones(1, 4))
+    >>> torch.allclose(moments(trace, Normal()), quadratic(trace, Normal()))
+    True
+    >>> torch.allclose(moments(trace, Poisson()), quadratic(trace, Poisson()))
+    False
     """
     *inner, last = trace.sources
     if any(source is not None for source in inner):
@@ -152,13 +210,33 @@ def parts(
 def draw_probes(
     n_samples: int, n_probes: int, rank: int, *, like: Tensor, generator=None
 ) -> Tensor:
-    """Random signs that combine the rows of U, shape (n_samples, ceil(rank / n_probes), n_probes).
+    """Draw random signs that combine the rows of U.
 
     Combination p of a sample is the sum of the rows p, p + n_probes, p + 2 n_probes, ..., each
     with its sign: products of different rows cancel on average, and fewer rows meet than in
     combinations of all of them, which would cost as many times more.
 
-    On the device and with the dtype of `like`.
+    Parameters
+    ----------
+    n_samples, n_probes, rank : int
+        The numbers of samples, of combinations for each, and of rows of U for each.
+    like : Tensor
+        The signs are on its device and have its dtype.
+    generator : torch.Generator, default=None
+        None is torch's global one.
+
+    Returns
+    -------
+    Tensor of shape (n_samples, ceil(rank / n_probes), n_probes)
+        Plus and minus one.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.penalties import draw_probes
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> draw_probes(100, 4, 9, like=torch.empty(0), generator=generator).shape
+    torch.Size([100, 3, 4])
     """
     shape = (n_samples, -(-rank // n_probes), n_probes)
     negative = random_int16(shape, generator, like.device) < 0

@@ -26,21 +26,56 @@ def softplus(x: Tensor) -> Tensor:
 
 
 def softplus_gap(mean: Tensor, variance: Tensor) -> Tensor:
-    """E softplus(m + sqrt(v) e) - softplus(m) for standard normal e, elementwise.
+    """Expected rise of softplus: E softplus(m + sqrt(v) e) - softplus(m) for standard normal e.
 
     The logistic distribution is a mixture of normals with variances s_k and weights p_k, so that
     E sigmoid(m + sqrt(v) e) is the sum of p_k Phi(m / r_k), r_k^2 = s_k + v, and its integral over
     m that of p_k (m Phi(m / r_k) + r_k phi(m / r_k)). The error is below 1e-10 for every mean and
     variance, where that of 20 Gauss-Hermite nodes grows with the variance (1e-6 at 4).
+
+    Parameters
+    ----------
+    mean, variance : Tensor
+        Of the gaussian; they are broadcast.
+
+    Returns
+    -------
+    Tensor of the broadcast shape
+        In nats, and not negative.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.quadrature import softplus_gap
+    >>> mean, variance = torch.zeros(1).double(), torch.full((1,), 1e-2).double()
+    >>> gap, second_order = softplus_gap(mean, variance).item(), 0.25 * 1e-2 / 2
+    >>> f"{gap:.6f} {second_order:.6f}"
+    '0.001248 0.001250'
     """
     return _SoftplusGap.apply(mean, variance)[0]
 
 
 def logsumexp_gap(eta: Tensor, variance: Tensor) -> Tensor:
-    """E logsumexp(eta + sqrt(v) e) - logsumexp(eta) for independent standard normal e.
+    """Expected rise of logsumexp: E logsumexp(eta + sqrt(v) e) - logsumexp(eta).
 
-    The mean over fixed nodes. `eta` and `variance` have the shape (n_samples, K), the result
-    (n_samples,).
+    The e are independent and standard normal; the expectation is a mean over fixed nodes.
+
+    Parameters
+    ----------
+    eta, variance : Tensor of shape (n_samples, K)
+        Of the gaussians.
+
+    Returns
+    -------
+    Tensor of shape (n_samples,)
+        In nats, and not negative.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.quadrature import logsumexp_gap
+    >>> logsumexp_gap(torch.zeros(1, 3), torch.full((1, 3), 0.1)).round(decimals=3)
+    tensor([0.0330])
     """
     return _LogSumExpGap.apply(eta, variance)[0]
 

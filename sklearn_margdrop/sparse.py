@@ -33,13 +33,18 @@ class SparseMatrix:
     matrices : sequence of CSR arrays or matrices of shape (n_samples, n_features)
         Sorted or not, but no entry is stored twice.
     device : torch.device or str, default="cpu"
+        Where it multiplies.
     factor : float, default=1.0
         Multiplies all values.
 
-    Notes
-    -----
-    ``x @ w`` multiplies with a tensor of shape (n_features, K), and ``torch.nn.Linear`` layers
-    take the matrix for their input.
+    Examples
+    --------
+    >>> import torch
+    >>> from scipy.sparse import csr_array
+    >>> from sklearn_margdrop.sparse import SparseMatrix
+    >>> x = SparseMatrix([csr_array([[0.0, 2.0], [1.0, 0.0]], dtype="float32")])
+    >>> torch.nn.Linear(2, 5)(x).shape, (x @ torch.ones(2, 1)).tolist()
+    (torch.Size([2, 5]), [[2.0], [1.0]])
     """
 
     def __init__(self, matrices: Sequence, device="cpu", factor: float = 1.0):
@@ -101,13 +106,7 @@ class SparseMatrix:
         return self._mapped[function]
 
     def resample(self, function: Callable[[Tensor], Tensor]) -> SparseMatrix:
-        """``function`` of the stored values, drawn anew in each call.
-
-        Raises
-        ------
-        NotImplementedError
-            If the function does not keep zeros.
-        """
+        """``function``, which has to keep zeros, of the stored values, drawn anew in each call."""
         if function(torch.zeros(1, dtype=self.dtype)).any():
             raise NotImplementedError("A function of a sparse matrix must keep zeros.")
         return self._with_values(function)

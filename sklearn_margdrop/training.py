@@ -19,11 +19,7 @@ from sklearn_margdrop.objective import Objective, Terms
 from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
 from sklearn_margdrop.prediction import PredictingNet
 from sklearn_margdrop.saving import net_state, restore_net
-
-#: An epoch has exploded when its objective is above that of the initial weights and above so many
-#: times the lowest so far and a unit; the training gives up when that happens so many times
-#: without progress.
-_MOST_RISE, _MOST_RETURNS = 2.0, 10
+from sklearn_margdrop.stability import MOST_RETURNS, Watch
 
 
 class StopTraining(Exception):
@@ -48,6 +44,8 @@ class MarginalizedNet(PredictingNet):
 
     Parameters
     ----------
+    module, criterion : type
+        Those of skorch, whose parameters are ``module__layer_sizes`` and so on.
     seed : int, default=0
         Seed of the noise, of the probes and of the order of the rows.
     shuffle : bool, default=True
@@ -60,7 +58,7 @@ class MarginalizedNet(PredictingNet):
     scorer : callable, default=None
         ``scorer(eta, y, weight)`` of the validation rows' tensors returns a float.
     **kwargs
-        skorch's own parameters.
+        The parameters of :class:`skorch.NeuralNet`.
 
     Attributes
     ----------
@@ -74,6 +72,17 @@ class MarginalizedNet(PredictingNet):
         How often that call went back to the best weights.
     rate_factor_ : float
         What is left of the learning rate after the explosions of all calls.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_margdrop import MarginalizedDropoutClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> net = MarginalizedDropoutClassifier(random_state=0).fit(X, y).net_
+    >>> net.stop_reason_
+    'converged'
+    >>> net.history[-1, "train_loss"] < net.history[0, "train_loss"]
+    True
     """
 
     def __init__(
@@ -278,11 +287,11 @@ class MarginalizedNet(PredictingNet):
         """The same until the objective does not explode, with half the learning rate each time."""
         before = self.copy_weights()
         if self._watch is None:
-            self._watch = _Watch(self._evaluate(iterator.rows), before, self.loss_unit)
+            self._watch = Watch(self._evaluate(iterator.rows), before, self.loss_unit)
         watch = self._watch
         terms = self._run_batches(iterator, step_fn)
         while watch.has_exploded(terms.total):
-            if watch.n_returns == _MOST_RETURNS:
+            if watch.n_returns == MOST_RETURNS:
                 raise StopTraining("diverged")
             watch.n_returns += 1
             self.n_explosions_ += 1
@@ -372,25 +381,3 @@ class MarginalizedNet(PredictingNet):
 
     def __setstate__(self, state):
         restore_net(self, state)
-
-
-class _Watch:
-    """The lowest objective of an epoch, and the weights that this epoch began with.
-
-    (What it ended with may have exploded in its last step.)
-    """
-
-    def __init__(self, objective: float, weights: dict[str, Tensor], unit: float):
-        self.initial = self.lowest = objective
-        self.initial_weights = self.weights = weights
-        self.unit = unit
-        self.n_returns = 0  # to these weights
-
-    def has_exploded(self, objective: float) -> bool:
-        limit = max(self.initial, _MOST_RISE * self.lowest + self.unit)
-        return not math.isfinite(objective) or objective > limit
-
-    def see(self, objective: float, weights: dict[str, Tensor]):
-        if objective < self.lowest:
-            self.lowest, self.weights = objective, weights
-            self.n_returns = 0

@@ -345,17 +345,17 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
     def _get_params_html(self, deep=True, doc_link=""):
         # scikit-learn shows this in diagrams of the estimator and of what it is a part of.
         params = super()._get_params_html(deep, doc_link)
-        table = self._network_table()
+        try:
+            table = self._network_table()
+        except ValueError:
+            return params  # parameters that do not go together: fit says so
         show = params._html_repr
         params._html_repr = lambda: table + show()
         return params
 
     def _network_table(self):
         if not self.__sklearn_is_fitted__():
-            try:
-                hidden, noise = self._layers()
-            except ValueError:
-                return ""  # parameters that do not go together: fit says so
+            hidden, noise = self._layers()
             return network_table(["", *hidden, ""], self._activation(), noise, f"{self.method}")
         network, family = self._fitted_network(), self._fitted_family()
         widths = [network.linears[0].in_features, *(each.out_features for each in network.linears)]

@@ -59,7 +59,7 @@ class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
 
     alpha : float, default=1e-4
         Strength of the L2 penalty ``alpha / 2 * ||weights||^2``, added to the mean loss over
-        the samples. (`MLPClassifier` divides its `alpha` by the rows of a batch.)
+        the samples. `MLPClassifier` divides its `alpha` by the rows of a batch.
 
     unlabeled_discount : float, default=1.0
         Weight d of an unlabelled row relative to a labelled one in the penalty, which is
@@ -288,6 +288,17 @@ class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
         -------
         self : object
             The fitted estimator.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn_margdrop import MarginalizedDropoutClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> clf = MarginalizedDropoutClassifier(random_state=0)
+        >>> for chunk in (slice(0, 150, 2), slice(1, 150, 2)):
+        ...     clf = clf.partial_fit(X[chunk], y[chunk], classes=[0, 1, 2])
+        >>> clf.n_iter_
+        2
         """
         if classes is None and not hasattr(self, "net_"):
             raise ValueError("classes must be passed on the first call to partial_fit.")

@@ -237,6 +237,17 @@ class MarginalizedDropoutGLMClassifier(LabelTarget, BaseMarginalizedGLM):
         -------
         self : object
             The fitted estimator.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn_margdrop import MarginalizedDropoutGLMClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> clf = MarginalizedDropoutGLMClassifier(solver="adagrad", random_state=0)
+        >>> for chunk in (slice(0, 150, 2), slice(1, 150, 2)):
+        ...     clf = clf.partial_fit(X[chunk], y[chunk], classes=[0, 1, 2])
+        >>> clf.n_iter_
+        2
         """
         if classes is None and not self.__sklearn_is_fitted__():
             raise ValueError("classes must be passed on the first call to partial_fit.")

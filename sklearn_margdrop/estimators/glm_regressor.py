@@ -241,6 +241,17 @@ class MarginalizedDropoutGLMRegressor(NumberTarget, BaseMarginalizedGLM):
         -------
         self : object
             The fitted estimator.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_diabetes
+        >>> from sklearn_margdrop import MarginalizedDropoutGLMRegressor
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> reg = MarginalizedDropoutGLMRegressor(solver="adagrad", random_state=0)
+        >>> for chunk in (slice(0, 200), slice(200, 400)):
+        ...     reg = reg.partial_fit(X[chunk], y[chunk] / 100)
+        >>> reg.n_iter_
+        2
         """
         return self._partial_fit(X, y, sample_weight, X_unlabeled)
 

@@ -34,7 +34,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     _parameter_constraints: dict = {
         **BaseMarginalizedEstimator._parameter_constraints,
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(ACTIVATIONS))],
+        "activation": [StrOptions(ACTIVATIONS.keys())],
         "noise_placement": "no_validation",
         "retain_rate": [
             Interval(Real, 0, 1, closed="right"),

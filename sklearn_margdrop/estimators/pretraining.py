@@ -79,7 +79,9 @@ def _stack(parts):
 
 
 def _check_range(transformer, data):
-    if isinstance(transformer, BernoulliRBM) and (data.min() < 0 or data.max() > 1):
+    rounding = 1e-6  # that of MinMaxScaler, say
+    outside = data.min() < -rounding or data.max() > 1 + rounding
+    if isinstance(transformer, BernoulliRBM) and outside:
         warnings.warn(
             "BernoulliRBM takes its inputs for probabilities, but these lie outside of [0, 1]. "
             "Scale the features (MinMaxScaler), and use activation='logistic' where there are "

@@ -63,7 +63,7 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
 
     alpha : float, default=1e-4
         Strength of the L2 penalty ``alpha / 2 * ||weights||^2``, added to the mean loss over
-        the samples. (`MLPClassifier` divides its `alpha` by the rows of a batch.)
+        the samples. `MLPClassifier` divides its `alpha` by the rows of a batch.
 
     unlabeled_discount : float, default=1.0
         Weight d of an unlabelled row relative to a labelled one in the penalty, which is
@@ -286,5 +286,16 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
         -------
         self : object
             The fitted estimator.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_diabetes
+        >>> from sklearn_margdrop import MarginalizedDropoutRegressor
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> reg = MarginalizedDropoutRegressor(random_state=0)
+        >>> for chunk in (slice(0, 200), slice(200, 400)):
+        ...     reg = reg.partial_fit(X[chunk], y[chunk] / 100)
+        >>> reg.n_iter_
+        2
         """
         return self._partial_fit(X, y, sample_weight, X_unlabeled)

@@ -157,6 +157,7 @@ class NumberTarget(RegressorMixin):
         """The mean of each column, in the range of the family's means."""
         weight = torch.ones_like(rows.y[:, 0]) if rows.weight is None else rows.weight
         mean = (weight / weight.sum()) @ rows.y
+        mean = mean.clamp_max(self._target_family().highest - 1e-3)
         if self._target_family().lowest < 0:
             return mean
         if incremental:  # a chunk may hold zeros alone
@@ -241,6 +242,10 @@ def _check_target(y, family, dtype):
         raise ValueError(
             f"y has negative values, which family={family.name!r} does not allow: its targets "
             f"are at least {family.lowest:g}."
+        )
+    if (y > family.highest).any():
+        raise ValueError(
+            f"y has values above {family.highest:g}, which family={family.name!r} does not allow."
         )
     return y.reshape(len(y), -1)
 
