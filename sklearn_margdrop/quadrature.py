@@ -7,7 +7,9 @@ function, and has its derivatives written out.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +35,8 @@ def softplus_gap(mean: Tensor, variance: Tensor) -> Tensor:
     m that of p_k (m Phi(m / r_k) + r_k phi(m / r_k)). The error is below 1e-10 for every mean and
     variance, where that of 20 Gauss-Hermite nodes grows with the variance (1e-6 at 4).
     """
-    return _SoftplusGap.apply(mean, variance)[0]
+    value: Tensor = _SoftplusGap.apply(mean, variance)[0]
+    return value
 
 
 def logsumexp_gap(eta: Tensor, variance: Tensor) -> Tensor:
@@ -42,7 +45,8 @@ def logsumexp_gap(eta: Tensor, variance: Tensor) -> Tensor:
     The mean over fixed nodes. `eta` and `variance` have the shape (n_samples, K), the result
     (n_samples,).
     """
-    return _LogSumExpGap.apply(eta, variance)[0]
+    value: Tensor = _LogSumExpGap.apply(eta, variance)[0]
+    return value
 
 
 @cache
@@ -72,7 +76,12 @@ def _logistic_mixture() -> tuple[list[float], list[float]]:
     return (4 * k[kept] ** 2).tolist(), (weights[kept] / weights[kept].sum()).tolist()
 
 
-def _in_blocks(rule, n_copies: int, mean: Tensor, variance: Tensor) -> tuple[Tensor, ...]:
+def _in_blocks(
+    rule: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
+    n_copies: int,
+    mean: Tensor,
+    variance: Tensor,
+) -> tuple[Tensor, ...]:
     """`rule`, which makes about so many arrays of their shape, on blocks that fit the cache."""
     mean, variance = torch.broadcast_tensors(mean, variance)
     cut = blocks(len(mean), n_copies * mean.shape[-1], in_cache=mean.device.type == "cpu")
@@ -84,16 +93,16 @@ class _SoftplusGap(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(mean, variance):
+    def forward(mean: Tensor, variance: Tensor) -> tuple[Tensor, ...]:
         return _in_blocks(_softplus_gap, len(_logistic_mixture()[0]), mean, variance)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(*output[1:])
 
     @staticmethod
-    def backward(ctx, grad, *_):
+    def backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor, Tensor]:
         by_mean, by_variance = ctx.saved_tensors
         return grad * by_mean, grad * by_variance
 
@@ -120,7 +129,7 @@ def _normal_nodes(n_dimensions: int) -> Tensor:
     """
     sobol = torch.quasirandom.SobolEngine(n_dimensions, scramble=True, seed=0)
     uniform = sobol.draw(_N_NODES, dtype=torch.float64)
-    nodes = torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6))
+    nodes: Tensor = torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6))
     nodes /= nodes.square().mean(0).sqrt()
     if n_dimensions < _N_NODES:
         values, vectors = torch.linalg.eigh(nodes.mT @ nodes / _N_NODES)
@@ -166,16 +175,16 @@ class _LogSumExpGap(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(eta, variance):
+    def forward(eta: Tensor, variance: Tensor) -> tuple[Tensor, ...]:
         return _in_blocks(_logsumexp_gap, 16, eta, variance)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(*output[1:])
 
     @staticmethod
-    def backward(ctx, grad, *_):
+    def backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor, Tensor]:
         by_eta, by_variance = ctx.saved_tensors
         grad = grad.unsqueeze(-1)
         return grad * by_eta, grad * by_variance
