@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -55,14 +55,14 @@ class Noise(ABC):
     #: Where it is known in closed form and not gaussian, ``cumulant(z, weight)`` is a method that
     #: returns log E exp(weight (z~ - z)), elementwise for broadcast arguments. Of sparse data only
     #: the stored values are summed over, so that it has to be zero at z = 0 there.
-    cumulant: ClassVar[Callable | None] = None
+    cumulant: Callable[[Tensor, Tensor], Tensor] | None = None
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if "name" in vars(cls):
             NOISE_MODELS[cls.name] = cls
 
-    def __init__(self, strength: float):
+    def __init__(self, strength: float) -> None:
         self.strength = float(strength)
 
     def __repr__(self) -> str:
@@ -95,12 +95,15 @@ class Noise(ABC):
         return _slope(partial(self.sample, generator=generator), z)
 
 
-def random_int16(shape, generator: torch.Generator | None, device) -> Tensor:
+def random_int16(
+    shape: Sequence[int], generator: torch.Generator | None, device: torch.device | str
+) -> Tensor:
     """Uniform random integers of 16 bits. One draw of 64 serves four of them."""
     if torch.device(device).type not in ("cpu", "cuda"):  # where 64 bits may not all be random
         low = torch.iinfo(torch.int16).min
-        options = {"dtype": torch.int16, "generator": generator, "device": device}
-        return torch.randint(low, -low, shape, **options)
+        return torch.randint(
+            low, -low, shape, dtype=torch.int16, generator=generator, device=device
+        )
     size, whole = math.prod(shape), torch.iinfo(torch.int64)
     n_draws = -(-size // 4)
     bits = torch.randint(whole.min, whole.max, (n_draws,), generator=generator, device=device)
@@ -141,18 +144,18 @@ class Dropout(Noise):
     parameter = "retain_rate"
 
     @property
-    def is_null(self):
+    def is_null(self) -> bool:
         return self.strength == 1.0
 
-    def variance(self, z):
+    def variance(self, z: Tensor) -> Tensor:
         q = self.strength
         return (z * z).mul_((1 - q) / q)
 
-    def variance_slope(self, z):
+    def variance_slope(self, z: Tensor) -> Tensor:
         q = self.strength
         return z * (2 * (1 - q) / q)
 
-    def cumulant(self, z, weight):
+    def cumulant(self, z: Tensor, weight: Tensor) -> Tensor:
         q = self.strength
         if q == 1:
             return torch.zeros_like(z * weight)
@@ -162,14 +165,16 @@ class Dropout(Noise):
         large = t + math.log(q) + torch.log1p((1 - q) / q * torch.exp(-t.clamp_min(1.0)))
         return torch.where(t < 1, small, large) - q * t
 
-    def sample(self, z, generator=None):
+    def sample(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return z * self._mask(z, generator)
 
-    def draw(self, z, generator=None):
+    def draw(
+        self, z: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         mask = self._mask(z, generator)
         return z * mask, mask
 
-    def _mask(self, z, generator):
+    def _mask(self, z: Tensor, generator: torch.Generator | None) -> Tensor:
         """Bernoulli(q) / q for every element of `z`."""
         q = self.strength
         kept = round(q * 2**16)
@@ -202,18 +207,20 @@ class Gaussian(Noise):
     parameter = "noise_std"
 
     @property
-    def is_null(self):
+    def is_null(self) -> bool:
         return self.strength == 0.0
 
-    def variance(self, z):
+    def variance(self, z: Tensor) -> Tensor:
         return torch.full_like(z, self.strength**2)
 
-    def variance_slope(self, z):
+    def variance_slope(self, z: Tensor) -> None:
         return None
 
-    def draw(self, z, generator=None):
+    def draw(
+        self, z: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         return self.sample(z, generator), None
 
-    def sample(self, z, generator=None):
+    def sample(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
         noise = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
         return z + self.strength * noise

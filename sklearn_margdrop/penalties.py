@@ -14,6 +14,7 @@ dropped (P, below Eq. 4), so that R needs no label and is never negative.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from sklearn_margdrop.layers import NoisyInput
 from sklearn_margdrop.networks import Trace
 from sklearn_margdrop.noise import random_int16
 from sklearn_margdrop.products import product, sum_of_squares
+from sklearn_margdrop.sparse import Matrix
 
 
 def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Tensor:
@@ -68,7 +70,7 @@ def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Ten
         # Noise at the last site alone: the diagonal form is exact and forms no cotangents.
         return diagonal(trace, family)
     last = len(trace.jacobians) - 1
-    weight = trace.jacobians[last].weight
+    weight = trace.output.weight
     if probes is None:
         cotangents = product(family.curvature_factor(trace.eta), weight)
     else:
@@ -76,7 +78,8 @@ def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Ten
     for index in range(last, noisy[0] - 1, -1):
         if index < last:
             cotangents = trace.jacobians[index].pull_back(cotangents)
-        variance = trace.variances[index]
+        # Sparse rows have no hidden layers.
+        variance = cast("Tensor | None", trace.variances[index])
         if variance is not None:
             total = total + 0.5 * (sum_of_squares(cotangents) * variance).sum(-1)
     return total
@@ -113,17 +116,16 @@ def diagonal(trace: Trace, family: Family) -> Tensor:
     >>> torch.allclose(diagonal(trace, Categorical()), quadratic(trace, Categorical()))
     True
     """
-    carried: Tensor | None = None
-    *inner, last = zip(trace.jacobians, trace.variances, strict=True)
-    for jacobian, variance in inner:
+    carried: Matrix | None = None
+    *inner, last = trace.variances
+    for jacobian, variance in zip(trace.jacobians[:-1], inner, strict=True):
         carried = _add(carried, variance)
         if carried is not None:
-            carried = jacobian.push_variance(carried)
-    jacobian, variance = last
-    carried = _add(carried, variance)
+            carried = jacobian.push_variance(cast("Tensor", carried))  # or sparse, if affine
+    carried = _add(carried, last)
     if carried is None:
         return trace.eta.new_zeros(trace.eta.shape[:-1])
-    return 0.5 * family.curvature_trace(trace.eta, carried, jacobian.weight)
+    return 0.5 * family.curvature_trace(trace.eta, carried, trace.output.weight)
 
 
 def moments(trace: Trace, family: Family) -> Tensor:
@@ -164,11 +166,12 @@ def moments(trace: Trace, family: Family) -> Tensor:
     False
     """
     *inner, last = trace.sources
+    variance = trace.variances[-1]
     if any(source is not None for source in inner):
         raise NotImplementedError("Moments are known for noise at the last site alone.")
-    if last is None:
+    if last is None or variance is None:
         return trace.eta.new_zeros(trace.eta.shape[:-1])
-    noise = NoisyInput(*last, trace.variances[-1], trace.jacobians[-1].weight)
+    noise = NoisyInput(*last, variance, trace.output.weight)
     return family.jensen_gap(trace.eta, noise)
 
 
@@ -208,7 +211,12 @@ def parts(
 
 
 def draw_probes(
-    n_samples: int, n_probes: int, rank: int, *, like: Tensor, generator=None
+    n_samples: int,
+    n_probes: int,
+    rank: int,
+    *,
+    like: Tensor,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Draw random signs that combine the rows of U.
 
@@ -259,7 +267,7 @@ def _pull_back_combined(
     return torch.baddbmm(combined, total, shared, alpha=-1)
 
 
-def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+def _add(a: Matrix | None, b: Matrix | None) -> Matrix | None:
     if a is None or b is None:
         return b if a is None else a
-    return a + b
+    return cast("Tensor", a) + cast("Tensor", b)  # only the first site has sparse rows
