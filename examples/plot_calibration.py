@@ -51,11 +51,11 @@ for (name, drawn), style in zip(
     hits = [accuracy_score(y, p > 0.5) for y, p in zip(labels, drawn, strict=True)]
     by_draw = " ".join(f"{loss:.2f}" for loss in losses)
     print(f"{name:10s}{np.mean(losses):15.3f} ({by_draw}) {100 * np.mean(hits):20.1f}")
-    observed, predicted = calibration_curve(np.concatenate(labels), np.concatenate(drawn), n_bins=8)
+    observed, predicted = calibration_curve(
+        np.concatenate(labels), np.concatenate(drawn), n_bins=8
+    )
     axis.plot(100 * predicted, 100 * observed, style, label=f"{name}: {np.mean(losses):.2f} nats")
 axis.plot([0, 100], [0, 100], color="0.6", linewidth=0.8)
-axis.set(
-    xlabel="predicted probability of class 1, %", ylabel="rows of class 1, %", aspect="equal"
-)
+axis.set(xlabel="predicted probability of class 1, %", ylabel="rows of class 1, %", aspect="equal")
 axis.legend(title="mean log loss on new rows")
 plt.show()

@@ -53,7 +53,9 @@ left.semilogx(stds, ridge, color="0.6", linewidth=1.2)
 left.semilogx(stds[::3], ours, "o", color="C0", markersize=4)
 left.plot([], [], color="0.6", label="Ridge, alpha = n s²")
 left.plot([], [], "o", color="C0", markersize=4, label="marginalised noise")
-left.set(xlabel="standard deviation s of the noise", ylabel="coefficient", title="ten coefficients")
+left.set(
+    xlabel="standard deviation s of the noise", ylabel="coefficient", title="ten coefficients"
+)
 left.legend(loc="lower right", fontsize="small")
 right.loglog(copies, 100 * distances.T, color="C1", linewidth=0.6)
 right.loglog(copies, 100 * distances.mean(0), "o-", color="C1", markersize=5)

@@ -72,5 +72,5 @@ plt.show()
 #   and the bends go.
 # - Dropout on the input takes away a whole coordinate. With two features that is drastic; it suits
 #   data where others say the same, such as pixels or words.
-# - Dropout on the hidden layers hardly shows here. Its noise is in proportion to the activations,
-#   and where a network can be confident of all its rows, next to no penalty is left.
+# - Dropout on the hidden layers changes least. Its noise is in proportion to the activations, and
+#   a network that is confident of its rows has little penalty left.

@@ -88,4 +88,5 @@ for axis in (left, right):
     axis.set_xticks(n_probes, n_probes)
     axis.xaxis.minorticks_off()
     axis.legend(fontsize="small")
+right.set_ylim(None, 1000)
 plt.show()

@@ -7,9 +7,9 @@ each epoch, here of the rows that `early_stopping` sets aside.
 """
 
 # %%
-# The callback is set on the network; the search clones it along. Its records are a data frame with
-# a row for each epoch: `parent_task_id_path` says which fit it belongs to, and ends with the number
-# of the fit within the search.
+# The callback is set on the network; the search clones it along. Its records become a data
+# frame with a row for each epoch: `parent_task_id_path` says which fit it belongs to, and ends with
+# the number of the fit within the search.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -33,8 +33,8 @@ epochs = log[(log.task_name == "epoch") & (log.task_id_path.str.len() == 4)]
 print(epochs[["task_id_path", "parent_task_id_path", "accuracy"]].head(3).to_string(index=False))
 
 # %%
-# Nine fits: three settings, three folds each. The small rate takes many epochs, the large one
-# is unsteady, and all of them end by themselves.
+# Nine fits: three settings, three folds each. The small rate takes many epochs; all fits
+# end by themselves, where the score has long stopped to rise.
 
 figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
 rates, n_folds = search.param_grid["learning_rate_init"], search.n_splits_
