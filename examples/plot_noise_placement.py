@@ -72,5 +72,5 @@ plt.show()
 #   and the bends go.
 # - Dropout on the input takes away a whole coordinate. With two features that is drastic; it suits
 #   data where others say the same, such as pixels or words.
-# - Dropout on the hidden layers changes least. Its noise is in proportion to the activations, and
-#   a network that is confident of its rows has little penalty left.
+# - Dropout on the hidden layers changes least here, and its penalty is the least: its noise is in
+#   proportion to the activations, and units that are off have none.

@@ -4,8 +4,8 @@ Counts with many rare causes
 
 A Poisson regression on many sparse indicators, such as events by product, district or diagnosis
 code: some indicators occur in thousands of rows, most in a handful. `PoissonRegressor` shrinks
-all coefficients by one L2 penalty, which removes the rare ones; marginalised dropout shrinks each
-by what the data say about it.
+all coefficients by one L2 penalty, which takes most from the rare ones; marginalised dropout
+shrinks each by what the data say about it.
 """
 
 # %%
@@ -73,8 +73,8 @@ for seed in range(3):
 
 # %%
 # At the best strength of each, how much of the true coefficients is left, from the most frequent
-# to the rarest features. For the deviance on new rows this changes little, because rare causes are
-# rare; for what is said about each of them it does.
+# to the rarest features. L2 halves the rare ones. The deviance on new rows is lower without that, but
+# by little, because rare causes are rare.
 
 figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
 for (name, values), style in zip(left_over.items(), ("C0-o", "k:^"), strict=True):

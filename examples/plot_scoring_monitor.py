@@ -7,9 +7,9 @@ each epoch, here of the rows that `early_stopping` sets aside.
 """
 
 # %%
-# The callback is set on the network; the search clones it along. Its records become a data
-# frame with a row for each epoch: `parent_task_id_path` says which fit it belongs to, and ends with
-# the number of the fit within the search.
+# The callback is set on the network, and the search clones it along. Its records become a data
+# frame with a row for each epoch. `parent_task_id_path` says which fit that belongs to, and ends
+# with the number of the fit within the search.
 
 import matplotlib.pyplot as plt
 import numpy as np
