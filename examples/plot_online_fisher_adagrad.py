@@ -49,8 +49,8 @@ for start in range(0, n_rows, chunk):
 
 # %%
 # On the left the two diagonals at the end, feature by feature; on the right the typical distance
-# between them along the stream. Both lie above the true information, as they also hold the rows from
-# before the model had learned, when it was less certain.
+# between them along the stream. Both lie above the true information, as they also hold
+# the rows from before the model had learned, when it was less certain.
 
 exact = (X.power(2).T @ (probability * (1 - probability))) / n_rows
 print(f"median ratio of the two diagonals after {n_rows} rows: {np.median(squares / fisher):.3f}")

@@ -73,8 +73,8 @@ for seed in range(3):
 
 # %%
 # At the best strength of each, how much of the true coefficients is left, from the most frequent
-# to the rarest features. L2 halves the rare ones. The deviance on new rows is lower without that, but
-# by little, because rare causes are rare.
+# to the rarest features. L2 halves the rare ones. The deviance on new rows is lower without
+# that, but by little, because rare causes are rare.
 
 figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
 for (name, values), style in zip(left_over.items(), ("C0-o", "k:^"), strict=True):

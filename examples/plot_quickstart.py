@@ -39,7 +39,8 @@ X_train, X_test, y_train, y_test = train_test_split(
 #
 # It goes into a pipeline and a grid search like any other classifier. What is worth tuning is
 # where the noise enters and how likely a unit is kept; ordinary dropout (``"sampling"``) gets
-# the same grid.
+# the same grid. (The second marginalised method, ``"quadratic"``, equals ``"diagonal"`` where only
+# the last hidden layer is noisy.)
 
 grid = {
     "marginalizeddropoutclassifier__noise_placement": ["hidden", "both"],
@@ -67,7 +68,6 @@ candidates = {
     ),
     "sampling (ordinary dropout)": network("sampling"),
     "diagonal": network("diagonal"),
-    "quadratic": network("quadratic"),
 }
 
 # %%
