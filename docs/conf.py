@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from sphinx_gallery.sorting import ExplicitOrder
+
 import sklearn_margdrop
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -50,7 +52,29 @@ numpydoc_validation_exclude = {
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
-    "within_subsection_order": "FileNameSortKey",
+    "within_subsection_order": ExplicitOrder(
+        [
+            f"plot_{name}.py"
+            for name in (
+                "quickstart",
+                "noise_placement",
+                "width_regression",
+                "calibration",
+                "unlabeled_rows",
+                "tuning",
+                "successive_halving",
+                "scoring_monitor",
+                "text_vs_logistic_regression",
+                "poisson_counts",
+                "fisher_scaled_penalty",
+                "gaussian_noise_is_ridge",
+                "penalty_along_retain_rate",
+                "probes",
+                "online_fisher_adagrad",
+            )
+        ]
+        + ["*"]  # examples that are not listed come last
+    ),
     "download_all_examples": False,
     "show_memory": False,
     "show_signature": False,
