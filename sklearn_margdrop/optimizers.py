@@ -68,7 +68,7 @@ class FisherLBFGS:
     @property
     def is_ready(self) -> bool:
         """Whether `precondition` has been called."""
-        return self._inverse is not None
+        return len(self._inverse) > 0
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the history does not outlive a fit."""
