@@ -32,7 +32,7 @@ Step: TypeAlias = tuple[Tensor, Tensor | None, Back]
 
 def is_known(network: NoisyNetwork) -> bool:
     """Whether all layers are such as :func:`backpropagate` knows."""
-    known = (nn.Linear, *ACTIVATIONS.values())
+    known: tuple[type[nn.Module], ...] = (nn.Linear, *ACTIVATIONS.values())
     return all(isinstance(layer, known) for layer in network.layers)
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from sklearn_margdrop.estimators.classifier import MarginalizedDropoutClassifier
 from sklearn_margdrop.estimators.glm_classifier import MarginalizedDropoutGLMClassifier
 from sklearn_margdrop.estimators.glm_regressor import MarginalizedDropoutGLMRegressor
 from sklearn_margdrop.estimators.regressor import MarginalizedDropoutRegressor
-from sklearn_margdrop.export import Graph, add_model, import_for_export, labels_for_export
+from sklearn_margdrop.export import (
+    Fitted,
+    Graph,
+    add_model,
+    import_for_export,
+    labels_for_export,
+)
 
 _CLASSIFIERS = [MarginalizedDropoutClassifier, MarginalizedDropoutGLMClassifier]
 _REGRESSORS = [MarginalizedDropoutRegressor, MarginalizedDropoutGLMRegressor]
@@ -54,9 +62,9 @@ def register_onnx_converters() -> None:
         )
 
 
-def _fitted(operator):
+def _fitted(operator: Any) -> Fitted:
     """The estimator with the labels that the options ask for, and a matrix of predictions."""
-    fitted = operator.raw_operator._for_export()._replace(is_vector=False)
+    fitted: Fitted = operator.raw_operator._for_export()._replace(is_vector=False)
     if fitted.classes is None:
         return fitted
     utils = import_for_export("skl2onnx.common.utils_classifier")
@@ -64,13 +72,13 @@ def _fitted(operator):
     return fitted._replace(classes=labels_for_export(classes))
 
 
-def _dtype(operator):
+def _dtype(operator: Any) -> np.dtype[Any]:
     types = import_for_export("skl2onnx.common.data_types")
     is_double = isinstance(operator.inputs[0].type, types.DoubleTensorType)
     return np.dtype(np.float64 if is_double else np.float32)
 
 
-def _set_types(operator):
+def _set_types(operator: Any) -> None:
     types = import_for_export("skl2onnx.common.data_types")
     fitted = _fitted(operator)
     number = types.DoubleTensorType if _dtype(operator) == np.float64 else types.FloatTensorType
@@ -84,7 +92,7 @@ def _set_types(operator):
     operator.outputs[1].type = number([n_rows, len(fitted.classes)])
 
 
-def _convert(scope, operator, container):
+def _convert(scope: Any, operator: Any, container: Any) -> None:
     dtype = _dtype(operator)
     graph = Graph(scope.get_unique_operator_name(type(operator.raw_operator).__name__) + "_")
     helper, to_array = graph.onnx.helper, graph.onnx.numpy_helper.to_array

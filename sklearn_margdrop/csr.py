@@ -9,13 +9,17 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from scipy.sparse import csc_array, csr_array, csr_matrix
+from numpy.typing import ArrayLike
+from scipy.sparse import csc_array, csr_array, csr_matrix, sparray, spmatrix
 from torch import Tensor
 
 #: Blocks with fewer non-zeros than this are not worth a thread.
 _MIN_PER_THREAD = 2**15
 
 T = TypeVar("T")
+
+#: Rows as users pass them: an array, a data frame, a sequence of rows, a sparse matrix.
+MatrixLike: TypeAlias = "ArrayLike | sparray | spmatrix"
 
 #: Rows of sparse data.
 CSR: TypeAlias = "csr_array | csr_matrix"

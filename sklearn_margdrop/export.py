@@ -13,9 +13,11 @@ import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import DTypeLike
 from torch import nn
 
 from sklearn_margdrop.families import Family, Normal, Poisson
@@ -33,6 +35,9 @@ OPERATORS: dict[type[nn.Module] | type[Family], str] = {
 
 #: Old enough for the runtimes of some years ago. All operators are as they still are.
 _OPSET, _IR_VERSION = 17, 8
+
+#: Weights (fan_in, fan_out), intercepts and activation functions of a network.
+Layers: TypeAlias = tuple[Sequence[np.ndarray], Sequence[np.ndarray], Sequence[nn.Module]]
 
 
 class Fitted(NamedTuple):
@@ -60,7 +65,7 @@ class Fitted(NamedTuple):
     is_vector: bool = False
 
 
-def import_for_export(name: str):
+def import_for_export(name: str) -> ModuleType:
     """The optional module of that name; an ImportError says how to install it."""
     try:
         return importlib.import_module(name)
@@ -83,8 +88,8 @@ class Graph:
     def __init__(self, prefix: str = ""):
         self.onnx = import_for_export("onnx")
         self.prefix = prefix
-        self.nodes: list = []
-        self.constants: list = []
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
 
     def constant(self, name: str, array: np.ndarray) -> str:
         name = f"{self.prefix}{name}"
@@ -92,7 +97,9 @@ class Graph:
         self.constants.append(tensor)
         return name
 
-    def node(self, operator: str, *inputs: str, output: str | None = None, **attributes) -> str:
+    def node(
+        self, operator: str, *inputs: str, output: str | None = None, **attributes: Any
+    ) -> str:
         name = f"{self.prefix}{operator}_{len(self.nodes)}"
         output = f"{name}_output" if output is None else output
         make_node = self.onnx.helper.make_node
@@ -100,7 +107,9 @@ class Graph:
         return output
 
 
-def add_model(graph: Graph, fitted: Fitted, x: str, outputs: Sequence[str], dtype) -> None:
+def add_model(
+    graph: Graph, fitted: Fitted, x: str, outputs: Sequence[str], dtype: DTypeLike
+) -> None:
     """Add what maps `x` to `outputs`: a label and probabilities, or predicted numbers."""
     weights = [np.asarray(each, dtype) for each in fitted.weights]
     intercepts = [np.asarray(each, dtype) for each in fitted.intercepts]
@@ -163,7 +172,7 @@ def labels_for_export(classes: np.ndarray) -> np.ndarray:
     )
 
 
-def onnx_model(fitted: Fitted, name: str, description: str):
+def onnx_model(fitted: Fitted, name: str, description: str) -> Any:
     """The checked ONNX model of a fitted estimator.
 
     Its input "X" has the shape (n, n_features) and the dtype of the weights. A classifier has the
@@ -197,7 +206,7 @@ def onnx_model(fitted: Fitted, name: str, description: str):
     to_onnx_type = helper.np_dtype_to_tensor_dtype
     number = to_onnx_type(dtype)
 
-    def value(name, kind, *shape):
+    def value(name: str, kind: int, *shape: int) -> Any:
         return helper.make_tensor_value_info(name, kind, ["n", *shape])
 
     width = fitted.weights[-1].shape[1]
@@ -223,7 +232,7 @@ def onnx_model(fitted: Fitted, name: str, description: str):
     return model
 
 
-def write_file(path: str | os.PathLike, content: bytes) -> None:
+def write_file(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file all at once: whatever happens, `path` is as it was or complete."""
     path = Path(os.fsdecode(path)).resolve()
     if path.exists():

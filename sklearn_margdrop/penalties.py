@@ -197,14 +197,15 @@ def parts(
     list of (Tensor of shape (width,) or None)
         For the site before each layer; None where it is not noisy.
     """
-    noisy = [index for index, s in enumerate(trace.variances) if s is not None]
+    dense = cast("tuple[Tensor | None, ...]", trace.variances)
+    noisy = {index: s for index, s in enumerate(dense) if s is not None}
     if not noisy:
         return [None] * len(trace.variances)
-    variances = list(trace.variances)
-    factors = [torch.ones_like(variances[index][0]).requires_grad_() for index in noisy]
+    variances = list(dense)
+    factors = [torch.ones_like(s[0]).requires_grad_() for s in noisy.values()]
     with torch.enable_grad():
         for index, factor in zip(noisy, factors, strict=True):
-            variances[index] = variances[index] * factor
+            variances[index] = noisy[index] * factor
         total = penalty(trace._replace(variances=tuple(variances)), family).dot(weight)
         found = dict(zip(noisy, torch.autograd.grad(total, factors), strict=True))
     return [found.get(index) for index in range(len(variances))]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +33,7 @@ _REBUILT = {
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def net_state(net: NeuralNet) -> dict:
+def net_state(net: NeuralNet) -> dict[str, Any]:
     """All that it takes to build `net` anew, without any torch object.
 
     Parameters
@@ -67,7 +69,7 @@ def net_state(net: NeuralNet) -> dict:
     }
 
 
-def restore_net(net: NeuralNet, state: dict) -> None:
+def restore_net(net: NeuralNet, state: dict[str, Any]) -> None:
     """Make `net` what it was when `state` was taken: on its device if there is one, or the CPU."""
     if "parameters" not in state:
         _restore_from_skorch(net, state)
@@ -92,7 +94,7 @@ def restore_net(net: NeuralNet, state: dict) -> None:
     net.callbacks = callbacks
 
 
-def _restore_from_skorch(net: NeuralNet, state: dict) -> None:
+def _restore_from_skorch(net: NeuralNet, state: dict[str, Any]) -> None:
     """The same from what the first pickles of version 0.1.0 hold: skorch's state of a net."""
     saved_on = torch.device(state["device"])
     NeuralNet.__setstate__(net, _defaults(net) | state)
@@ -103,7 +105,7 @@ def _restore_from_skorch(net: NeuralNet, state: dict) -> None:
         net.generator_ = generator
 
 
-def _defaults(net: NeuralNet) -> dict:
+def _defaults(net: NeuralNet) -> dict[str, Any]:
     """The parameters of the net's constructor that have a default."""
     signatures = [inspect.signature(cls).parameters for cls in (NeuralNet, type(net))]
     every = {name: each.default for part in signatures for name, each in part.items()}
@@ -123,7 +125,7 @@ def _available(device: torch.device) -> torch.device:
         return torch.device("cpu")
 
 
-def _convert(value, kind, function):
+def _convert(value: Any, kind: type, function: Callable[[Any], object]) -> Any:
     """The same nested dicts and lists with `function` applied to all that is of this `kind`."""
     if isinstance(value, kind):
         return function(value)

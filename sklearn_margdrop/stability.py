@@ -28,7 +28,7 @@ class Watch:
         limit = max(self.initial, MOST_RISE * self.lowest + self.unit)
         return not math.isfinite(objective) or objective > limit
 
-    def see(self, objective: float, weights: dict[str, Tensor]):
+    def see(self, objective: float, weights: dict[str, Tensor]) -> None:
         if objective < self.lowest:
             self.lowest, self.weights = objective, weights
             self.n_returns = 0

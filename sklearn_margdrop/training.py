@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import torch
 from skorch.callbacks import Callback, EarlyStopping, EpochTimer, LRScheduler
 from skorch.helper import predefined_split
+from skorch.history import History
 from skorch.utils import TeeGenerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from sklearn_margdrop.batches import Batch, Batches, Rows, blocks
 from sklearn_margdrop.callbacks import EpochLog
@@ -20,6 +22,9 @@ from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
 from sklearn_margdrop.prediction import PredictingNet
 from sklearn_margdrop.saving import net_state, restore_net
 from sklearn_margdrop.stability import MOST_RETURNS, Watch
+
+#: What skorch runs for each batch.
+StepFunction: TypeAlias = Callable[..., dict[str, Any]]
 
 
 class StopTraining(Exception):
@@ -33,6 +38,13 @@ class StopTraining(Exception):
     def __init__(self, reason: str):
         super().__init__(reason)
         self.reason = reason
+
+
+class EpochMeans(NamedTuple):
+    """The objective and the noise penalty in it, in nats per sample."""
+
+    objective: float
+    penalty: float
 
 
 class MarginalizedNet(PredictingNet):
@@ -85,16 +97,28 @@ class MarginalizedNet(PredictingNet):
     True
     """
 
+    criterion_: Objective
+    optimizer_: Any  # torch's, or one of ours
+    history: History
+    stop_reason_: str
+    best_score_: float | None
+    has_learned_: bool
+    has_converged_: bool
+    n_explosions_: int
+    rate_factor_: float
+    order_generator_: torch.Generator
+    _watch: Watch | None
+
     def __init__(
         self,
-        module=NoisyNetwork,
-        criterion=Objective,
+        module: type[NoisyNetwork] = NoisyNetwork,
+        criterion: type[Objective] = Objective,
         *,
         seed: int = 0,
         shuffle: bool = True,
         loss_unit: float | None = None,
         scorer: Callable[[Tensor, Tensor, Tensor | None], float] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         # Scores are of the predictions at hand: skorch finds no targets in `Rows` without them.
         super().__init__(module, criterion, **{"use_caching": True} | kwargs)
@@ -104,12 +128,12 @@ class MarginalizedNet(PredictingNet):
         self.scorer = scorer
 
     @property
-    def _default_callbacks(self):
+    def _default_callbacks(self) -> list[tuple[str, Callback]]:
         # skorch's own list scores every batch, which would read the device each time.
         log = [("epoch_log", EpochLog())] if self.verbose else []
         return [("epoch_timer", EpochTimer()), *log]
 
-    def initialize(self):
+    def initialize(self) -> Self:
         super().initialize()
         self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
         self.order_generator_ = torch.Generator().manual_seed(self.seed)
@@ -117,21 +141,24 @@ class MarginalizedNet(PredictingNet):
         return self
 
     @torch.no_grad()
-    def find_centres(self, rows: Rows):
+    def find_centres(self, rows: Rows) -> None:
         """Let the layers' centres, where there are any, be the mean activations on `rows`."""
-        sums = {layer: 0.0 for layer in self.module_.linears if layer.centre is not None}
+        linears = self.module_.linears
+        sums: dict[nn.Module, Any] = {x: 0.0 for x in linears if x.centre is not None}
         for position in blocks(len(rows), self._widest()) if sums else ():
             batch = rows.batch(position)
-            x = batch.x
+            x: Any = batch.x
             for layer in self.module_.layers:
                 if layer in sums:
                     sums[layer] += x.sum(0) if batch.weight is None else batch.weight @ x
                 x = layer(x)
         total = len(rows) if rows.weight is None else rows.weight.sum()
         for layer, value in sums.items():
-            layer.centre.copy_(value / total)
+            layer.get_buffer("centre").copy_(value / total)
 
-    def train(self, rows: Rows, valid: Rows | None, epochs: int, watcher: Callback | None = None):
+    def train(
+        self, rows: Rows, valid: Rows | None, epochs: int, watcher: Callback | None = None
+    ) -> None:
         """Train for at most so many epochs; ``stop_reason_`` says why it ended.
 
         A `watcher` is a callback of this call alone.
@@ -149,7 +176,7 @@ class MarginalizedNet(PredictingNet):
         if isinstance(self.optimizer_, FisherLBFGS):
             self.optimizer_.forget()
 
-    def take_over(self, previous: MarginalizedNet):
+    def take_over(self, previous: MarginalizedNet) -> None:
         """Go on from the weights, optimiser, random streams and history of another net."""
         # Centres come and go with the activation function.
         state = self.module_.state_dict()
@@ -166,7 +193,7 @@ class MarginalizedNet(PredictingNet):
         if self.generator_.device.type == previous.generator_.device.type:
             self.generator_.set_state(previous.generator_.get_state())
 
-    def _take_over_rates(self, previous):
+    def _take_over_rates(self, previous: MarginalizedNet) -> None:
         self.rate_factor_ = previous.rate_factor_
         schedules = any(isinstance(callback, LRScheduler) for _, callback in self.callbacks_)
         groups = [getattr(net.optimizer_, "param_groups", []) for net in (self, previous)]
@@ -175,7 +202,7 @@ class MarginalizedNet(PredictingNet):
             # Schedulers among the callbacks go on from where they were.
             group.update(lr=old["lr"] if schedules else initial, initial_lr=initial)
 
-    def notify(self, method_name, **cb_kwargs):
+    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
         try:
             super().notify(method_name, **cb_kwargs)
         except KeyboardInterrupt:
@@ -192,7 +219,9 @@ class MarginalizedNet(PredictingNet):
             for _, callback in self.callbacks_
         )
 
-    def fit_loop(self, X, y=None, epochs=None, **fit_params):
+    def fit_loop(
+        self, X: Any, y: Any = None, epochs: int | None = None, **fit_params: Any
+    ) -> Self:
         if isinstance(self.optimizer_, FisherLBFGS) and not self.optimizer_.is_ready:
             raise RuntimeError(
                 "A net of solver='lbfgs' is trained by its estimator: call fit, with "
@@ -228,18 +257,23 @@ class MarginalizedNet(PredictingNet):
         """Whether all parameters are finite, a tensor on the device."""
         return torch.stack([p.isfinite().all() for p in self.module_.parameters()]).all()
 
-    def on_batch_begin(self, net, batch=None, training=False, **kwargs):
+    def on_batch_begin(
+        self, net: Self, batch: Any = None, training: bool = False, **kwargs: Any
+    ) -> None:
         """Record nothing: histories of every batch would outgrow small models."""
 
-    def get_iterator(self, dataset, training=False):
+    def get_iterator(self, dataset: Any, training: bool = False) -> Iterable[Any]:
         if not isinstance(dataset, Rows):
-            return super().get_iterator(dataset, training)
+            loader: Iterable[Any] = super().get_iterator(dataset, training)
+            return loader
         if not training:
             return [dataset]
         size = None if self.batch_size == -1 else self.batch_size
         return Batches(dataset, size, self.shuffle, self.order_generator_)
 
-    def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
+    def run_single_epoch(
+        self, iterator: Any, training: bool, prefix: str, step_fn: StepFunction, **fit_params: Any
+    ) -> None:
         if iterator is None:
             return
         if not training:
@@ -248,18 +282,18 @@ class MarginalizedNet(PredictingNet):
             return
         self.history.new_batch()  # one for the whole epoch
         if self.loss_unit is None:
-            terms = self._run_batches(iterator, step_fn)
-            if not math.isfinite(terms.total):
+            means = self._run_batches(iterator, step_fn)
+            if not math.isfinite(means.objective):
                 raise StopTraining("diverged")
         else:
-            terms = self._run_watched(iterator, step_fn)
-        self._record("train_loss", terms.total, len(iterator.rows))
+            means = self._run_watched(iterator, step_fn, self.loss_unit)
+        self._record("train_loss", means.objective, len(iterator.rows))
         self.history.record("train_batch_count", len(iterator))
         # Ordinary dropout noises the loss itself: its penalty is in there, but not known.
         hidden = self.criterion_.method == "sampling" and iterator.rows.unlabeled is None
-        self.history.record("penalty", math.nan if hidden else terms.penalty)
+        self.history.record("penalty", math.nan if hidden else means.penalty)
 
-    def _validate(self, rows: Rows):
+    def _validate(self, rows: Rows) -> None:
         eta, family = self.linear_predictor(rows), self.criterion_.family
         if not family.mean(eta).isfinite().all():
             raise StopTraining("diverged")
@@ -275,7 +309,7 @@ class MarginalizedNet(PredictingNet):
         batch = (rows, self.decode(rows.y))
         self.notify("on_batch_end", batch=batch, y_pred=eta, training=False)
 
-    def _record(self, name: str, value: float, n_rows: int):
+    def _record(self, name: str, value: float, n_rows: int) -> None:
         """A loss, and whether it is the lowest of the history, as skorch's callbacks ask."""
         before = [epoch[name] for epoch in self.history[:-1] if name in epoch]
         self.history.record(name, value)
@@ -283,14 +317,14 @@ class MarginalizedNet(PredictingNet):
         self.history.record_batch(name, value)
         self.history.record_batch(name.replace("loss", "batch_size"), n_rows)
 
-    def _run_watched(self, iterator, step_fn) -> Terms:
+    def _run_watched(self, iterator: Batches, step_fn: StepFunction, unit: float) -> EpochMeans:
         """The same until the objective does not explode, with half the learning rate each time."""
         before = self.copy_weights()
         if self._watch is None:
-            self._watch = Watch(self._evaluate(iterator.rows), before, self.loss_unit)
+            self._watch = Watch(self._evaluate(iterator.rows), before, unit)
         watch = self._watch
-        terms = self._run_batches(iterator, step_fn)
-        while watch.has_exploded(terms.total):
+        means = self._run_batches(iterator, step_fn)
+        while watch.has_exploded(means.objective):
             if watch.n_returns == MOST_RETURNS:
                 raise StopTraining("diverged")
             watch.n_returns += 1
@@ -299,22 +333,22 @@ class MarginalizedNet(PredictingNet):
             self.module_.load_state_dict(before)
             self.optimizer_.state.clear()
             self._scale_rate(0.5)
-            terms = self._run_batches(iterator, step_fn)
-        watch.see(terms.total, before)
-        return terms
+            means = self._run_batches(iterator, step_fn)
+        watch.see(means.objective, before)
+        return means
 
     @torch.no_grad()
     def _evaluate(self, rows: Rows) -> float:
         """The objective of the present weights, with noise of its own."""
         generator = torch.Generator(self.device).manual_seed(self.seed)
         order = torch.Generator().manual_seed(self.seed)
-        total = 0.0
+        total: Tensor | float = 0.0
         for batch in Batches(rows, self.batch_size, self.shuffle, order):
             total += self.criterion_(self.module_, batch, generator).total * len(batch.y)
         return float(total) / len(rows)
 
-    def _run_batches(self, iterator, step_fn) -> Terms:
-        """One pass over the batches: the mean terms, infinite where the weights are not finite."""
+    def _run_batches(self, iterator: Batches, step_fn: StepFunction) -> EpochMeans:
+        """One pass over the batches; infinite where the weights are not finite at its end."""
         self._set_training(True)
         sums = torch.zeros((), device=self.device)
         n_rows = 0
@@ -327,32 +361,33 @@ class MarginalizedNet(PredictingNet):
             n_rows += len(batch.y)
             step["y_pred"] = self._predict(batch) if scores else None
             self.notify("on_batch_end", batch=seen, training=True, **step)
-        finite = self._is_finite().to(sums.dtype)
-        *means, finite = torch.cat([sums / n_rows, finite[None]]).tolist()
-        return Terms(*means) if finite else Terms(math.inf, math.inf, math.inf)
+        is_finite = self._is_finite().to(sums.dtype)
+        loss, penalty, l2, finite = torch.cat([sums / n_rows, is_finite[None]]).tolist()
+        if not finite:
+            return EpochMeans(math.inf, math.inf)
+        return EpochMeans(loss + penalty + l2, penalty)
 
     def copy_weights(self) -> dict[str, Tensor]:
         """The present state of the module."""
         return {name: w.clone() for name, w in self.module_.state_dict().items()}
 
-    def _scale_rate(self, factor: float):
+    def _scale_rate(self, factor: float) -> None:
         self.rate_factor_ *= factor
         for group in self.optimizer_.param_groups:
             for name in {"lr", "initial_lr"} & group.keys():
                 group[name] *= factor
 
-    def train_step(self, batch, **fit_params):
+    def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
         optimizer, objective = self.optimizer_, self.criterion_
         if isinstance(optimizer, FisherLBFGS):
-            terms = None
+            found: list[Terms] = []
 
-            def evaluate():
-                nonlocal terms
-                terms = objective.backward(self.module_, batch, self.generator_)
-                return terms.total
+            def evaluate() -> Tensor:
+                found.append(objective.backward(self.module_, batch, self.generator_))
+                return found[-1].total
 
             optimizer.step(evaluate)
-            return {"loss": terms.total, "terms": terms}
+            return {"loss": found[-1].total, "terms": found[-1]}
         if isinstance(optimizer, Fisher):
             information = objective.mean_curvature(self.module_, batch, penalty=True)
             information[0] += objective.alpha  # the curvature of the L2 penalty
@@ -374,10 +409,11 @@ class MarginalizedNet(PredictingNet):
     @torch.no_grad()
     def _predict(self, batch: Batch) -> Tensor:
         """Linear predictor of the labelled rows without noise."""
-        return self.module_(batch.x)[: len(batch.y)]
+        eta: Tensor = self.module_(batch.x)
+        return eta[: len(batch.y)]
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return net_state(self)
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         restore_net(self, state)

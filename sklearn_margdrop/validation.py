@@ -9,7 +9,7 @@ import multiprocessing
 import re
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,14 @@ _STRENGTHS: dict[str, tuple[Callable[[float], bool], str]] = {
 
 #: The retain rates that "auto" stands for, at the input and at hidden layers.
 _AUTO_RETAIN_RATE = (0.8, 0.5)
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def typed(decorator: Callable[..., Any]) -> Callable[[F], F]:
+    """A decorator of scikit-learn's, which has no types, as one that keeps the function's."""
+    return decorator
 
 
 def check_device(device: str | torch.device) -> torch.device:
