@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import StrOptions
 
+from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.network import BaseMarginalizedNetwork
 from sklearn_margdrop.estimators.targets import LabelTarget
+from sklearn_margdrop.validation import typed
 
 
 class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
@@ -201,42 +208,42 @@ class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
     True
     """
 
-    _parameter_constraints: dict = {
+    _parameter_constraints: dict[str, Any] = {
         **BaseMarginalizedNetwork._parameter_constraints,
         "class_weight": [dict, StrOptions({"balanced"}), None],
     }
 
     def __init__(
         self,
-        hidden_layer_sizes=(256,),
+        hidden_layer_sizes: ArrayLike = (256,),
         *,
-        activation="relu",
-        noise="dropout",
-        noise_placement="both",
-        retain_rate="auto",
-        noise_std=0.1,
-        method="diagonal",
-        n_probes=None,
-        alpha=1e-4,
-        unlabeled_discount=1.0,
-        solver="adam",
-        batch_size=100,
-        learning_rate_init=0.004,
-        learning_rate_decay=0.0,
-        momentum=0.9,
-        max_iter=200,
-        tol=2e-3,
-        n_iter_no_change=10,
-        early_stopping=False,
-        validation_fraction=0.1,
-        shuffle=True,
-        warm_start=False,
-        class_weight=None,
-        pretrainer=None,
-        callbacks=None,
-        device="auto",
-        random_state=None,
-        verbose=False,
+        activation: str = "relu",
+        noise: str = "dropout",
+        noise_placement: str | ArrayLike = "both",
+        retain_rate: str | ArrayLike = "auto",
+        noise_std: ArrayLike = 0.1,
+        method: str = "diagonal",
+        n_probes: int | None = None,
+        alpha: float = 1e-4,
+        unlabeled_discount: float = 1.0,
+        solver: str = "adam",
+        batch_size: int | str = 100,
+        learning_rate_init: float = 0.004,
+        learning_rate_decay: float = 0.0,
+        momentum: float = 0.9,
+        max_iter: int = 200,
+        tol: float = 2e-3,
+        n_iter_no_change: int = 10,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        shuffle: bool = True,
+        warm_start: bool = False,
+        class_weight: dict[Any, Any] | str | None = None,
+        pretrainer: Any = None,
+        callbacks: list[Any] | tuple[Any, ...] | None = None,
+        device: str | torch.device = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: bool | int = False,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -267,8 +274,15 @@ class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
         self.random_state = random_state
         self.verbose = verbose
 
-    @_fit_context(prefer_skip_nested_validation=False)
-    def partial_fit(self, X, y, classes=None, sample_weight=None, X_unlabeled=None):
+    @typed(_fit_context(prefer_skip_nested_validation=False))
+    def partial_fit(
+        self,
+        X: MatrixLike,
+        y: ArrayLike,
+        classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        X_unlabeled: MatrixLike | None = None,
+    ) -> Self:
         """Train for one epoch on the given rows.
 
         Parameters

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
+from sklearn_margdrop.csr import MatrixLike
+from sklearn_margdrop.export import Layers
+from sklearn_margdrop.families import Family
 from sklearn_margdrop.networks import NoisyNetwork
+from sklearn_margdrop.noise import Noise
+from sklearn_margdrop.training import MarginalizedNet
 
 
 class Coefficients:
@@ -17,7 +26,19 @@ class Coefficients:
     Both may be set by hand.
     """
 
-    def _attributes(self, net):
+    coef_: NDArray[Any] | sparse.csr_array  # sparse after `sparsify`
+    intercept_: NDArray[Any] | float
+    net_: MarginalizedNet
+    n_features_in_: int
+    _fitted_as: Family
+
+    if TYPE_CHECKING:  # the rest of the estimator
+
+        def _noise(self) -> dict[int, Noise]: ...
+        def _family(self) -> tuple[Family, int]: ...
+        def _check_rows(self, X: MatrixLike) -> Any: ...
+
+    def _attributes(self, net: MarginalizedNet) -> dict[str, Any]:
         (linear,) = net.module_.linears
         coef = linear.weight.detach().cpu().numpy()
         intercept = np.zeros(linear.out_features, dtype=coef.dtype)
@@ -29,7 +50,7 @@ class Coefficients:
             "_fitted_as": net.criterion_.family,
         }
 
-    def _fitted_network(self):
+    def _fitted_network(self) -> NoisyNetwork:
         (coef,), (intercept,), _ = self._fitted_layers()
         noise = self.net_.module__noise if hasattr(self, "net_") else self._noise()
         dtype = torch.float32 if coef.dtype == np.float32 else torch.float64
@@ -40,14 +61,14 @@ class Coefficients:
             linear.bias.copy_(torch.tensor(intercept))
         return network
 
-    def _as_fitted(self, array):
+    def _as_fitted(self, array: np.ndarray) -> Any:
         """An array with a row for each output, in the shape of the target."""
         return array
 
-    def _fitted_family(self):
+    def _fitted_family(self) -> Family:
         return self._fitted_as
 
-    def _fitted_layers(self):
+    def _fitted_layers(self) -> Layers:
         # Either may have been set by hand.
         coef = np.atleast_2d(self._dense_coef())
         shape = (self._family()[1], self.n_features_in_)
@@ -62,19 +83,20 @@ class Coefficients:
             )
         return [coef.T], [np.broadcast_to(self.intercept_, shape[:1])], []
 
-    def _dtype(self):
-        return self.coef_.dtype.type
+    def _dtype(self) -> type[np.floating]:
+        dtype: type[np.floating] = self.coef_.dtype.type
+        return dtype
 
-    def _linear_predictor(self, X):
+    def _linear_predictor(self, X: MatrixLike) -> Tensor:
         X = self._check_rows(X)
         coef = self.coef_ if self.coef_.ndim == 2 else self.coef_.reshape(1, -1)
         eta = safe_sparse_dot(X, coef.T, dense_output=True) + self.intercept_
         return torch.from_numpy(eta)
 
-    def __sklearn_is_fitted__(self):
+    def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "coef_")
 
-    def sparsify(self):
+    def sparsify(self) -> Self:
         """Convert `coef_` to a sparse array, and let go of the net with the dense ones.
 
         Worth it where most coefficients are zero: those of features that never occurred, as under
@@ -100,7 +122,7 @@ class Coefficients:
         vars(self).pop("net_", None)
         return self
 
-    def densify(self):
+    def densify(self) -> Self:
         """Convert `coef_` back to an ndarray.
 
         Returns
@@ -120,5 +142,7 @@ class Coefficients:
         self.coef_ = self._dense_coef()
         return self
 
-    def _dense_coef(self):
-        return self.coef_.toarray() if sparse.issparse(self.coef_) else self.coef_
+    def _dense_coef(self) -> NDArray[Any]:
+        coef: Any = self.coef_
+        dense: NDArray[Any] = coef.toarray() if sparse.issparse(coef) else coef
+        return dense

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
 from torch import Tensor
 
@@ -14,31 +17,31 @@ class ClassifierNet(ClassifierMixin, MarginalizedNet):
     """A net for class labels, which stand as positions in the estimator's ``classes_``."""
 
     @property
-    def classes_(self):
+    def classes_(self) -> NDArray[np.int64]:
         """The positions of the classes."""
-        n_outputs = self.module__layer_sizes[-1]
+        n_outputs: int = self.module__layer_sizes[-1]
         return np.arange(2 if n_outputs == 1 else n_outputs)
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: Any) -> NDArray[Any]:
         """Probabilities of the classes, shape (n_samples, n_classes)."""
         return logits(self.forward(X)).softmax(-1).numpy()
 
-    def predict(self, X):
+    def predict(self, X: Any) -> NDArray[np.int64]:
         """Positions of the most probable classes, shape (n_samples,)."""
         return most_probable(self.forward(X)).numpy()
 
-    def encode(self, y):
+    def encode(self, y: Any) -> Tensor:
         y = torch.as_tensor(y)
         return super().encode(y) if len(self.classes_) == 2 else y.long().to(self.device)
 
-    def decode(self, y):
+    def decode(self, y: Tensor) -> Tensor:
         return y.long().ravel()
 
 
 class RegressorNet(RegressorMixin, MarginalizedNet):
     """A net for numbers, whose predictions have the shape of the target."""
 
-    def predict(self, X):
+    def predict(self, X: Any) -> NDArray[Any]:
         """The mean of the target, shape (n_samples,) or (n_samples, n_outputs)."""
         return self.decode(torch.from_numpy(self.predict_proba(X))).numpy()
 
