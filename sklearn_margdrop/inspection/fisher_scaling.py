@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.families import FAMILIES
 from sklearn_margdrop.inspection.unwrap import last_step
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
 
 
 class FisherScalingDisplay:
@@ -58,15 +67,27 @@ class FisherScalingDisplay:
     (30,)
     """
 
-    def __init__(self, *, coef, fisher_diagonal, feature_names):
+    axes_: NDArray[np.object_]
+    figure_: Figure | SubFigure
+    shown_: NDArray[np.intp]
+
+    def __init__(
+        self, *, coef: NDArray[Any], fisher_diagonal: NDArray[Any], feature_names: ArrayLike
+    ):
         self.coef = coef
         self.fisher_diagonal = fisher_diagonal
         self.feature_names = feature_names
 
     @classmethod
     def from_estimator(
-        cls, estimator, *, target=None, feature_names=None, max_features=20, axes=None
-    ):
+        cls,
+        estimator: Any,
+        *,
+        target: Any = None,
+        feature_names: ArrayLike | None = None,
+        max_features: int = 20,
+        axes: Sequence[Axes] | NDArray[np.object_] | None = None,
+    ) -> Self:
         """Draw the coefficients of a fitted generalised linear model.
 
         Parameters
@@ -121,15 +142,15 @@ class FisherScalingDisplay:
     @classmethod
     def from_predictions(
         cls,
-        X,
-        y_pred,
-        coef,
+        X: MatrixLike,
+        y_pred: ArrayLike,
+        coef: MatrixLike,
         *,
-        family="bernoulli",
-        feature_names=None,
-        max_features=20,
-        axes=None,
-    ):
+        family: str = "bernoulli",
+        feature_names: ArrayLike | None = None,
+        max_features: int = 20,
+        axes: Sequence[Axes] | NDArray[np.object_] | None = None,
+    ) -> Self:
         """Draw the coefficients of any generalised linear model, `LogisticRegression` say.
 
         Parameters
@@ -177,30 +198,38 @@ class FisherScalingDisplay:
         check_matplotlib_support(f"{cls.__name__}.from_predictions")
         if feature_names is None and hasattr(X, "columns"):
             feature_names = X.columns
-        X = check_array(X, accept_sparse="csr", dtype=np.float64)
-        y_pred = check_array(y_pred, input_name="y_pred", ensure_2d=False, dtype=np.float64)
-        coef = coef.toarray() if sparse.issparse(coef) else coef
-        coef = check_array(coef, input_name="coef", ensure_2d=False, dtype=np.float64)
-        if y_pred.ndim != 1 or coef.ndim != 1:
+        options = {"ensure_2d": False, "dtype": np.float64}
+        rows = check_array(X, accept_sparse="csr", dtype=np.float64)
+        mean = check_array(y_pred, input_name="y_pred", **options)
+        values: Any = coef
+        values = values.toarray() if sparse.issparse(values) else values
+        values = check_array(values, input_name="coef", **options)
+        if mean.ndim != 1 or values.ndim != 1:
             raise ValueError(
                 "y_pred and coef must be one-dimensional: of several classes or outputs choose "
-                f"one, as in predict_proba(X)[:, 1] and coef_[0]; got {y_pred.shape} and "
-                f"{coef.shape}."
+                f"one, as in predict_proba(X)[:, 1] and coef_[0]; got {mean.shape} and "
+                f"{values.shape}."
             )
-        check_consistent_length(X, y_pred)
-        if len(coef) != X.shape[1]:
-            raise ValueError(f"coef has {len(coef)} values for {X.shape[1]} features.")
-        curvature = _curvature(family, y_pred)
+        check_consistent_length(rows, mean)
+        n_features = rows.shape[1]
+        if len(values) != n_features:
+            raise ValueError(f"coef has {len(values)} values for {n_features} features.")
+        curvature = _curvature(family, mean)
         if feature_names is None:
-            feature_names = [f"x{j}" for j in range(X.shape[1])]
+            feature_names = [f"x{j}" for j in range(n_features)]
         display = cls(
-            coef=coef,
-            fisher_diagonal=(_square(X).T @ curvature).ravel() / len(curvature),
-            feature_names=_check_names(feature_names, X.shape[1]),
+            coef=values,
+            fisher_diagonal=(_square(rows).T @ curvature).ravel() / len(curvature),
+            feature_names=_check_names(feature_names, n_features),
         )
         return display.plot(max_features=max_features, axes=axes)
 
-    def plot(self, *, max_features=20, axes=None):
+    def plot(
+        self,
+        *,
+        max_features: int = 20,
+        axes: Sequence[Axes] | NDArray[np.object_] | None = None,
+    ) -> Self:
         """Draw both.
 
         Parameters
@@ -222,8 +251,8 @@ class FisherScalingDisplay:
         self.shown_ = largest[np.argsort(self.coef[largest], kind="stable")]
         if axes is None:
             height = 1.2 + 0.22 * len(self.shown_)
-            options = {"sharey": True, "layout": "constrained", "figsize": (7.5, height)}
-            _, axes = plt.subplots(1, 2, **options)
+            size = (7.5, height)
+            _, axes = plt.subplots(1, 2, sharey=True, layout="constrained", figsize=size)
         left, right = self.axes_ = np.asarray(axes)
         rows = np.arange(len(self.shown_))
         left.barh(rows, self.coef[self.shown_], color="C0")
@@ -240,12 +269,13 @@ class FisherScalingDisplay:
         return self
 
 
-def row_of(model, target):
+def row_of(model: Any, target: Any) -> int:
     """The row of the coefficients that `target` names."""
     if hasattr(model, "classes_"):
         if len(model.classes_) == 2 and target is None:
             return 0
-        found = np.flatnonzero(model.classes_ == target) if target is not None else []
+        named = model.classes_ == target if target is not None else []
+        found = np.flatnonzero(named)
         if len(found) == 1 and len(model.classes_) > 2:
             return int(found[0])
         if len(model.classes_) == 2:
@@ -266,7 +296,7 @@ def row_of(model, target):
     return int(target)
 
 
-def names_of(model, steps):
+def names_of(model: Any, steps: Sequence[Any]) -> Any:
     """What the features of a fitted estimator are called, as far as it is known."""
     if hasattr(model, "feature_names_in_"):
         return model.feature_names_in_
@@ -276,26 +306,27 @@ def names_of(model, steps):
         return [f"x{j}" for j in range(model.n_features_in_)]
 
 
-def _check_names(names, n_features):
+def _check_names(names: ArrayLike, n_features: int) -> NDArray[np.object_]:
     names = np.asarray(names, dtype=object)
     if names.shape != (n_features,):
         raise ValueError(f"feature_names has the shape {names.shape} for {n_features} features.")
     return names
 
 
-def _curvature(family, mean):
-    allowed = [name for name in FAMILIES if name != "categorical"]
-    if family not in allowed:
-        raise ValueError(f"family must be one of {allowed}; got {family!r}.")
-    family = FAMILIES[family]()
+def _curvature(name: str, mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    allowed = [each for each in FAMILIES if each != "categorical"]
+    if name not in allowed:
+        raise ValueError(f"family must be one of {allowed}; got {name!r}.")
+    family = FAMILIES[name]()
     lowest, highest = (0, 1) if family.labels else (family.lowest, np.inf)
     if mean.min() < lowest or mean.max() > highest:
         raise ValueError(
             f"y_pred must be means of family={family.name!r}, from {lowest:g} to {highest:g}."
         )
     eta = family.link(torch.from_numpy(mean)[:, None])
-    return family.curvature(eta).numpy().ravel()
+    curvature: NDArray[np.float64] = family.curvature(eta).numpy().ravel()
+    return curvature
 
 
-def _square(X):
+def _square(X: Any) -> Any:
     return X.multiply(X) if sparse.issparse(X) else np.square(X)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
-from sklearn_margdrop.batches import Features, blocks
+from sklearn_margdrop.batches import Features, Host, blocks
+from sklearn_margdrop.csr import MatrixLike
+from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.inspection.unwrap import unwrap
-from sklearn_margdrop.networks import trace
+from sklearn_margdrop.networks import Trace, trace
 from sklearn_margdrop.penalties import diagonal, moments, parts, quadratic
 
 _PENALTIES = {"diagonal": diagonal, "moments": moments, "quadratic": quadratic}
 
 
-def penalty_per_sample(estimator, X, *, method=None):
+def penalty_per_sample(
+    estimator: Any, X: MatrixLike, *, method: str | None = None
+) -> NDArray[Any]:
     """The noise penalty R of each row: where the model is sensitive to noise.
 
     R is what noise adds to the loss of a row on average. It needs no label: it is large where the
@@ -67,13 +74,15 @@ linear models, default=None
     >>> R.shape, bool(R[y > 0].mean() > R[y == 0].mean())  # the last two overlap
     ((150,), True)
     """
-    estimator, X = unwrap(estimator, X)
-    penalty, family = _PENALTIES[_method(estimator, method)], estimator._fitted_family()
-    found = [penalty(t, family) for t in _traces(estimator, X, estimator._keeps_sparse)]
+    model, rows = unwrap(estimator, X)
+    penalty, family = _PENALTIES[_method(model, method)], model._fitted_family()
+    found = [penalty(t, family) for t in _traces(model, rows, model._keeps_sparse)]
     return torch.cat(found).cpu().numpy()
 
 
-def effective_penalty(estimator, X, *, method=None):
+def effective_penalty(
+    estimator: Any, X: MatrixLike, *, method: str | None = None
+) -> dict[int, NDArray[Any]]:
     """The mean noise penalty, split by the site where the noise enters and by unit.
 
     To second order the penalty is a sum over noisy units. With `"moments"`, which is not, each
@@ -128,12 +137,12 @@ linear models, default=None
     >>> {site: values.shape for site, values in parts.items()}
     {0: (4,), 1: (256,)}
     """
-    estimator, X = unwrap(estimator, X)
-    name, family = _method(estimator, method), estimator._fitted_family()
+    model, rows = unwrap(estimator, X)
+    name, family = _method(model, method), model._fitted_family()
     second_order = diagonal if name == "diagonal" else quadratic
-    totals: dict[int, torch.Tensor | float] = {}
-    n_rows = X.shape[0]
-    for each in _traces(estimator, X, keep_sparse=False):
+    totals: dict[int, torch.Tensor] = {}
+    n_rows = rows.shape[0]
+    for each in _traces(model, rows, keep_sparse=False):
         weight = torch.full_like(each.eta[:, 0], 1 / n_rows)
         if name == "moments":
             value = quadratic(each, family)
@@ -142,11 +151,11 @@ linear models, default=None
         for position, part in enumerate(parts(each, family, weight, second_order)):
             if part is not None:
                 site = position // 2  # what enters layer 2l is the output of hidden layer l
-                totals[site] = totals.get(site, 0.0) + part
+                totals[site] = totals[site] + part if site in totals else part
     return {site: total.cpu().numpy() for site, total in totals.items()}
 
 
-def _method(estimator, method):
+def _method(estimator: BaseMarginalizedEstimator, method: str | None) -> str:
     (options,) = estimator._parameter_constraints["method"]
     allowed = sorted(set(options.options) - {"sampling"})
     if method is None:
@@ -158,7 +167,7 @@ def _method(estimator, method):
     return method
 
 
-def _traces(estimator, X, keep_sparse):
+def _traces(estimator: BaseMarginalizedEstimator, X: Host, keep_sparse: bool) -> Iterator[Trace]:
     """Traces of blocks of rows, of bounded memory whatever the method."""
     network = estimator._fitted_network()
     device = network.linears[0].weight.device

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.model_selection import validation_curve
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
+from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.inspection.fisher_scaling import names_of, row_of
 from sklearn_margdrop.inspection.unwrap import last_step
 from sklearn_margdrop.noise import NOISE_MODELS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.lines import Line2D
 
 _RATES = np.linspace(0.1, 1.0, 10)
 
@@ -66,15 +76,19 @@ class RegularizationPathDisplay:
     (3, 3)
     """
 
+    ax_: Axes
+    figure_: Figure | SubFigure
+    lines_: list[Line2D]
+
     def __init__(
         self,
         *,
-        retain_rates,
-        coefs=None,
-        feature_names=None,
-        train_scores=None,
-        test_scores=None,
-        score_name="Score",
+        retain_rates: ArrayLike,
+        coefs: ArrayLike | None = None,
+        feature_names: ArrayLike | None = None,
+        train_scores: ArrayLike | None = None,
+        test_scores: ArrayLike | None = None,
+        score_name: str = "Score",
     ):
         self.retain_rates = retain_rates
         self.coefs = coefs
@@ -86,21 +100,21 @@ class RegularizationPathDisplay:
     @classmethod
     def from_estimator(
         cls,
-        estimator,
-        X,
-        y,
+        estimator: Any,
+        X: MatrixLike,
+        y: ArrayLike,
         *,
-        retain_rates=_RATES,
-        kind="auto",
-        target=None,
-        feature_names=None,
-        max_features=10,
-        cv=None,
-        scoring=None,
-        n_jobs=None,
-        fit_params=None,
-        ax=None,
-    ):
+        retain_rates: ArrayLike = _RATES,
+        kind: str = "auto",
+        target: Any = None,
+        feature_names: ArrayLike | None = None,
+        max_features: int = 10,
+        cv: Any = None,
+        scoring: str | Callable[..., float] | None = None,
+        n_jobs: int | None = None,
+        fit_params: Mapping[str, Any] | None = None,
+        ax: Axes | None = None,
+    ) -> Self:
         """Fit a clone of an estimator at each retain rate, and draw what comes of it.
 
         Parameters
@@ -167,7 +181,7 @@ class RegularizationPathDisplay:
         is_linear = hasattr(model, "fit_intercept")
         if kind == "auto":
             kind = "coef" if is_linear and cv is None and scoring is None else "score"
-        options = {"param_name": f"{prefix}retain_rate", "param_range": rates}
+        options: dict[str, Any] = {"param_name": f"{prefix}retain_rate", "param_range": rates}
         if kind == "coef":
             if not is_linear:
                 raise ValueError(
@@ -195,7 +209,7 @@ class RegularizationPathDisplay:
             )
         return display.plot(ax=ax, max_features=max_features)
 
-    def plot(self, ax=None, *, max_features=10, **line_kw):
+    def plot(self, ax: Axes | None = None, *, max_features: int = 10, **line_kw: Any) -> Self:
         """Draw the path.
 
         Parameters
@@ -220,9 +234,10 @@ class RegularizationPathDisplay:
         order = np.argsort(self.retain_rates)
         rates = np.asarray(self.retain_rates)[order]
         self.lines_ = []
+        look: dict[str, Any]
         if self.coefs is not None:
             coefs = np.asarray(self.coefs)[order]
-            names = self.feature_names
+            names: Any = self.feature_names
             names = [f"x{j}" for j in range(coefs.shape[1])] if names is None else names
             shown = np.argsort(-np.abs(coefs).max(0), kind="stable")[:max_features]
             for rank, j in enumerate(shown):
@@ -239,8 +254,8 @@ class RegularizationPathDisplay:
                 mean, std = np.asarray(scores)[order].mean(1), np.asarray(scores)[order].std(1)
                 look = {"label": label, "color": color, "linestyle": style, "marker": "."}
                 self.lines_ += ax.plot(rates, mean, **look | line_kw)
-                band = {"color": self.lines_[-1].get_color(), "alpha": 0.2, "linewidth": 0}
-                ax.fill_between(rates, mean - std, mean + std, **band)
+                shade = self.lines_[-1].get_color()
+                ax.fill_between(rates, mean - std, mean + std, color=shade, alpha=0.2, linewidth=0)
             ax.set_ylabel(self.score_name)
         ax.set_xlabel("Retain rate")
         ax.legend(fontsize="small")
@@ -248,7 +263,15 @@ class RegularizationPathDisplay:
         return self
 
 
-def _fit_path(estimator, X, y, param_name, param_range, target, params):
+def _fit_path(
+    estimator: Any,
+    X: MatrixLike,
+    y: ArrayLike,
+    param_name: str,
+    param_range: NDArray[np.float64],
+    target: Any,
+    params: Mapping[str, Any] | None,
+) -> tuple[NDArray[Any], ArrayLike]:
     coefs = []
     for rate in param_range:
         fitted = clone(estimator).set_params(**{param_name: rate})

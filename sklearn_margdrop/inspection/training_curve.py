@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_margdrop.inspection.unwrap import last_step
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.lines import Line2D
 
 
 class TrainingCurveDisplay:
@@ -52,14 +60,26 @@ class TrainingCurveDisplay:
     <...>
     """
 
-    def __init__(self, *, objective, penalty=None, validation_score=None, step_name="epoch"):
+    ax_: Axes
+    score_ax_: Axes | None
+    figure_: Figure | SubFigure
+    lines_: list[Line2D]
+
+    def __init__(
+        self,
+        *,
+        objective: ArrayLike,
+        penalty: ArrayLike | None = None,
+        validation_score: ArrayLike | None = None,
+        step_name: str = "epoch",
+    ):
         self.objective = objective
         self.penalty = penalty
         self.validation_score = validation_score
         self.step_name = step_name
 
     @classmethod
-    def from_estimator(cls, estimator, *, ax=None, **line_kw):
+    def from_estimator(cls, estimator: Any, *, ax: Axes | None = None, **line_kw: Any) -> Self:
         """Draw the training of a fitted estimator.
 
         Parameters
@@ -89,7 +109,7 @@ class TrainingCurveDisplay:
         estimator, _, _ = last_step(estimator)
         check_is_fitted(estimator)
         # Sparse coefficients come without the net and its history.
-        history = estimator.net_.history if hasattr(estimator, "net_") else []
+        history: Any = estimator.net_.history if hasattr(estimator, "net_") else []
         columns = {
             name: np.array([epoch.get(name, np.nan) for epoch in history])
             for name in ("penalty", "valid_score")
@@ -102,7 +122,7 @@ class TrainingCurveDisplay:
         )
         return display.plot(ax=ax, **line_kw)
 
-    def plot(self, ax=None, **line_kw):
+    def plot(self, ax: Axes | None = None, **line_kw: Any) -> Self:
         """Draw the curves.
 
         Parameters
@@ -122,14 +142,15 @@ class TrainingCurveDisplay:
 
         if ax is None:
             _, ax = plt.subplots(layout="constrained")
-        curves = {"objective": (ax, self.objective, "C0", "-")}
+        curves = {"objective": (ax, np.asarray(self.objective), "C0", "-")}
         if self.penalty is not None:
-            curves["penalty"] = (ax, self.penalty, "C1", "--")
+            curves["penalty"] = (ax, np.asarray(self.penalty), "C1", "--")
         self.score_ax_ = None
         if self.validation_score is not None:
             self.score_ax_ = ax.twinx()
             self.score_ax_.set_ylabel("Validation score")
-            curves["validation score"] = (self.score_ax_, self.validation_score, "C2", ":")
+            scores = np.asarray(self.validation_score)
+            curves["validation score"] = (self.score_ax_, scores, "C2", ":")
         self.lines_ = []
         for name, (axes, values, color, style) in curves.items():
             look = {"label": name, "color": color, "linestyle": style} | line_kw
@@ -140,5 +161,5 @@ class TrainingCurveDisplay:
         return self
 
 
-def _known(values):
+def _known(values: NDArray[Any]) -> NDArray[Any] | None:
     return values if np.isfinite(values).any() else None

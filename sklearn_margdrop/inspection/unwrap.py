@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_margdrop.batches import Host
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 
 
-def last_step(estimator):
+def last_step(estimator: Any) -> tuple[BaseMarginalizedEstimator, str, list[Any]]:
     """The estimator of this package that a pipeline or a search ends in.
 
     Returns
@@ -19,7 +22,8 @@ def last_step(estimator):
     steps : list of transformer
         What the data go through before, pipeline by pipeline.
     """
-    prefix, steps, given = "", [], estimator
+    prefix, given = "", estimator
+    steps: list[Any] = []
     while not isinstance(estimator, BaseMarginalizedEstimator):
         if hasattr(estimator, "best_estimator_"):
             estimator = estimator.best_estimator_
@@ -39,7 +43,7 @@ def last_step(estimator):
     return estimator, prefix, steps
 
 
-def unwrap(estimator, X):
+def unwrap(estimator: Any, X: Any) -> tuple[BaseMarginalizedEstimator, Host]:
     """The fitted estimator and `X` as it takes it, after the transformers before it."""
     estimator, _, steps = last_step(estimator)
     check_is_fitted(estimator)
