@@ -5,14 +5,32 @@
 
 from __future__ import annotations
 
-from typing import assert_type
+from pathlib import Path
+from typing import Any, assert_type
 
+import matplotlib.pyplot as plt
+import numpy as np
 import torch
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
+from sklearn_margdrop import (
+    MarginalizedDropoutClassifier,
+    MarginalizedDropoutGLMClassifier,
+    MarginalizedDropoutGLMRegressor,
+    MarginalizedDropoutRegressor,
+)
 from sklearn_margdrop.batches import Batch
 from sklearn_margdrop.families import FAMILIES, Categorical, Family, Normal
+from sklearn_margdrop.inspection import (
+    FisherScalingDisplay,
+    RegularizationPathDisplay,
+    TrainingCurveDisplay,
+    effective_penalty,
+    penalty_per_sample,
+)
 from sklearn_margdrop.layers import Elementwise, Jacobian, NoisyInput, linearize
 from sklearn_margdrop.networks import NoisyNetwork, Trace, trace
 from sklearn_margdrop.noise import NOISE_MODELS, Dropout, Gaussian, Noise
@@ -21,6 +39,7 @@ from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
 from sklearn_margdrop.penalties import diagonal, draw_probes, moments, quadratic
 from sklearn_margdrop.quadrature import logsumexp_gap, softplus_gap
 from sklearn_margdrop.sparse import Matrix, SparseMatrix
+from sklearn_margdrop.training import MarginalizedNet
 
 
 class Uniform(Noise):
@@ -130,3 +149,76 @@ def test_objective_and_optimizers() -> None:
 
     assert_type(optimizer.step(closure), float)
     assert torch.isfinite(terms.total)
+
+
+def make_data() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    X = np.random.RandomState(0).normal(size=(40, 3))
+    return X, (X[:, 0] > 0).astype(np.int64)
+
+
+def test_classifiers(tmp_path: Path) -> None:
+    X, y = make_data()
+    clf = MarginalizedDropoutClassifier((8,), retain_rate=[0.9, 0.5], tol=0.1, random_state=0)
+    assert_type(clf.fit(X, y), MarginalizedDropoutClassifier)
+    assert_type(clf.partial_fit(X, y, sample_weight=y + 1), MarginalizedDropoutClassifier)
+    assert_type(clf.predict(X), NDArray[Any])
+    assert_type(clf.predict_proba(X), NDArray[Any])
+    assert_type(clf.predict_log_proba(X.tolist()), NDArray[Any])
+    assert_type(clf.decision_function(csr_array(X)), NDArray[Any])
+    assert_type(clf.score(X, y), float)
+    assert_type(clf.classes_, NDArray[Any])
+    assert_type(clf.coefs_, list[NDArray[Any]])
+    assert_type(clf.loss_curve_, list[float])
+    assert_type(clf.validation_scores_, list[float] | None)
+    assert_type(clf.net_, MarginalizedNet)
+    assert_type(clf.net_.module_, NoisyNetwork)
+    assert_type(clf.n_iter_, int)
+    clf.to_onnx(tmp_path / "model.onnx")
+    assert clf.net_.module_.linears[0].in_features == clf.n_features_in_ == 3
+
+
+def test_regressors() -> None:
+    X, y = make_data()
+    reg = MarginalizedDropoutRegressor(
+        8, family="poisson", learning_rate_init=0.05, tol=1e-2, random_state=0
+    )
+    assert_type(reg.fit(X, y, X_unlabeled=X), MarginalizedDropoutRegressor)
+    assert_type(reg.partial_fit(X, y), MarginalizedDropoutRegressor)
+    assert_type(reg.predict(X), NDArray[Any])
+    assert_type(reg.score(X, y, sample_weight=y + 1), float)
+    assert_type(reg.n_outputs_, int)
+    assert reg.predict(X).shape == (40,)
+
+
+def test_generalised_linear_models() -> None:
+    X, y = make_data()
+    clf = MarginalizedDropoutGLMClassifier(class_weight={0: 1, 1: 2}, device=torch.device("cpu"))
+    assert_type(clf.fit(csr_array(X), y), MarginalizedDropoutGLMClassifier)
+    assert_type(clf.sparsify().densify(), MarginalizedDropoutGLMClassifier)
+    assert_type(clf.intercept_, NDArray[Any])
+    assert_type(clf.fisher_diagonal_, NDArray[Any])
+    assert_type(clf.penalty_, float)
+    reg = MarginalizedDropoutGLMRegressor(solver="sgd", tol=0.1, random_state=0)
+    assert_type(reg.partial_fit(X, y), MarginalizedDropoutGLMRegressor)
+    assert_type(reg.predict(X), NDArray[Any])
+    assert_type(reg.restart_objectives_, NDArray[np.float64])
+    assert clf.coef_.shape == (1, 3)
+
+
+def test_inspection() -> None:
+    X, y = make_data()
+    clf = MarginalizedDropoutGLMClassifier().fit(X, y)
+    assert_type(penalty_per_sample(clf, X, method="quadratic"), NDArray[Any])
+    assert_type(effective_penalty(clf, X), dict[int, NDArray[Any]])
+    curve = TrainingCurveDisplay.from_estimator(clf)
+    assert_type(curve, TrainingCurveDisplay)
+    assert_type(curve.ax_, Axes)
+    assert_type(curve.score_ax_, Axes | None)
+    scaling = FisherScalingDisplay.from_estimator(clf, feature_names=["a", "b", "c"])
+    assert_type(scaling, FisherScalingDisplay)
+    assert_type(scaling.shown_, NDArray[np.intp])
+    path = RegularizationPathDisplay.from_estimator(clf, X, y, retain_rates=[0.5, 0.9])
+    assert_type(path, RegularizationPathDisplay)
+    assert_type(path.plot(curve.ax_), RegularizationPathDisplay)
+    plt.close("all")
+    assert penalty_per_sample(clf, X).shape == (40,)
