@@ -58,6 +58,8 @@ sphinx_gallery_conf = {
             for name in (
                 "quickstart",
                 "noise_placement",
+                "training_curve",
+                "penalty_per_sample",
                 "width_regression",
                 "calibration",
                 "unlabeled_rows",
@@ -67,6 +69,7 @@ sphinx_gallery_conf = {
                 "text_vs_logistic_regression",
                 "poisson_counts",
                 "fisher_scaled_penalty",
+                "regularization_path",
                 "gaussian_noise_is_ridge",
                 "penalty_along_retain_rate",
                 "probes",

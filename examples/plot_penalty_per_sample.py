@@ -29,7 +29,7 @@ for seed in range(5):
     wrong = clf.predict(X_test) != y_test
     largest = np.argsort(-R)[: len(R) // 10]
     print(
-        f"split {seed}: {wrong[largest].sum()} of {wrong.sum()} errors are in the tenth of the rows "
+        f"split {seed}: {wrong[largest].sum()} of {wrong.sum()} errors are in the tenth of rows "
         f"with the largest penalty (area under the ROC curve {roc_auc_score(wrong, R):.3f})"
     )
 
