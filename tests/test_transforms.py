@@ -99,9 +99,9 @@ def test_stacked_wide_networks_in_low_precision(family, method, monkeypatch):
 
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 
-#: The estimators use neither the compiler nor vmap; what is asked of later versions is left to them.
+# The estimators use neither the compiler nor vmap, and work with older versions.
 compiles = pytest.mark.skipif(TORCH < (2, 12), reason="torch 2.11 compiles to other gradients")
-stacks = pytest.mark.skipif(TORCH < (2, 13), reason="older torch cannot stack views of random bits")
+stacks = pytest.mark.skipif(TORCH < (2, 13), reason="older torch cannot stack random bits")
 
 # Raised inside torch's own tracing of autograd functions and by its compiler's imports.
 compiling = pytest.mark.filterwarnings(
