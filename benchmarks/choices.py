@@ -4,16 +4,18 @@ Run ``python benchmarks/choices.py``; MNIST, the counts and the text need ``MARG
 `text_data.py`). What is finished is stored and is not run again. ``--report`` prints the tables,
 ``--quick`` takes one seed and fewer data sets, ``--questions`` chooses tables.
 
-Tables have a random half of the rows (of MNIST and the counts 2000) to learn from and the rest to
-be scored on; a seed draws the rows and seeds the model. Features are divided by their maximum
-(images), one-hot encoded (bicycles) or standardised. Every model is as it comes but for what its
-name says; the linear models of scikit-learn have the best of a grid by 3-fold cross-validation.
-"few labels" keeps a third of the rows to be scored on; of the others some have a label, and the
-rest are the unlabelled rows.
+Tables have a random half of the rows (1000 of MNIST, 2000 of the counts) to learn from and the
+rest to be scored on; a seed draws the rows and seeds the model. Features are divided by their
+maximum (images), one-hot encoded (bicycles) or standardised. Every model is as it comes but for
+what its name says; the linear models of scikit-learn have the best of a grid by cross-validation
+on the training rows.
+"few labels" keeps a third of the texts to be scored on; of the others some have a label, and the
+rest are the unlabelled rows of a generalised linear model.
 """
 
 import time
 from functools import lru_cache
+from itertools import product
 
 import cells
 import image_data
@@ -35,85 +37,71 @@ from sklearn_margdrop import (
 )
 
 #: What is predicted: a label, a number or a count.
-BUNDLED = {
-    "digits": "label",
-    "breast cancer": "label",
-    "wine": "label",
-    "diabetes": "normal",
-}
+BUNDLED = {"digits": "label", "breast cancer": "label", "wine": "label", "diabetes": "normal"}
 LOCAL = {"MNIST": "label", "bicycles": "poisson", "doctor visits": "poisson"}
+ROWS = {"MNIST": 1000, "bicycles": 2000, "doctor visits": 2000}
 TEXT = ["Subj", "RT", "XGraph", "AthR"]
-DEFAULT = "network as it comes"
+LABELS = (50, 200, 500)
 
-#: The settings of the network that each row of a table stands for.
-NETWORKS = {
-    "noise": {
-        DEFAULT: {},
-        "no noise": {"noise_placement": "none"},
-        **{
-            f'"gaussian", noise_std={s}': {"noise": "gaussian", "noise_std": s}
-            for s in (0.1, 0.3, 1.0)
-        },
-    },
-    "placement": {
-        DEFAULT: {},
-        **{f'noise_placement="{p}"': {"noise_placement": p} for p in ("input", "hidden", "none")},
-    },
-    "retain rate": {
-        DEFAULT: {},
-        **{f"retain_rate={q}": {"retain_rate": q} for q in (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)},
-    },
+DEFAULT, NO_NOISE = "network as it comes", "network without noise"
+LINEAR, BOOSTING = "scikit-learn's linear model, tuned", "HistGradientBoosting"
+#: The settings of the networks and of the linear models by name.
+NETWORKS = {DEFAULT: {}, NO_NOISE: {"noise_placement": "none"}}
+NETWORKS |= {
+    f'noise="gaussian", noise_std={std}': {"noise": "gaussian", "noise_std": std}
+    for std in (0.1, 0.3, 1.0)
 }
-METHODS = ("diagonal", "quadratic", "sampling")
-RATES = (0.5, 0.9, 0.99)
-LINEAR = {
-    "label": GridSearchCV(LogisticRegression(max_iter=5000), {"C": np.logspace(-3, 1, 5)}, cv=3),
-    "normal": GridSearchCV(Ridge(), {"alpha": np.logspace(-3, 4, 8)}, cv=3),
-    "poisson": GridSearchCV(PoissonRegressor(max_iter=5000), {"alpha": np.logspace(-6, 1, 8)}),
+NETWORKS |= {f'noise_placement="{p}"': {"noise_placement": p} for p in ("input", "hidden")}
+NETWORKS |= {f"retain_rate={q}": {"retain_rate": q} for q in (0.3, 0.5, 0.8, 0.9)}
+NETWORKS |= {f'method="{method}"': {"method": method} for method in ("quadratic", "sampling")}
+GLMS = {
+    f'GLM, "{method}", retain_rate={q}': {"method": method, "retain_rate": q}
+    for method in ("moments", "quadratic")
+    for q in (0.5, 0.9, 0.99)
 }
-FEW = {
+UNLABELED = {
     "labelled rows alone": {},
     "+ unlabelled": {"unlabeled_discount": 1.0},
     "+ 0.1 unlabelled": {"unlabeled_discount": 0.1},
 }
-COUNTS = {"digits": (50, 100, 200, 500)} | dict.fromkeys(TEXT, (50, 200, 500))
 
 
-def network(kind, seed, **settings):
-    if kind == "label":
-        return MarginalizedDropoutClassifier(random_state=seed, **settings)
-    return MarginalizedDropoutRegressor(family=kind, random_state=seed, **settings)
+def _starting(*starts):
+    return [name for name in NETWORKS if name.startswith(starts)]
 
 
-def linear(kind, **settings):
-    if kind == "label":
-        return MarginalizedDropoutGLMClassifier(**settings)
-    return MarginalizedDropoutGLMRegressor(family=kind, **settings)
+#: The models that each table compares.
+QUESTIONS = {
+    "noise": [DEFAULT, NO_NOISE, *_starting("noise=")],
+    "placement": [DEFAULT, *_starting("noise_placement="), NO_NOISE],
+    "retain rate": [*_starting("retain_rate="), DEFAULT],
+    "method": [DEFAULT, *_starting("method=")],
+    "model": [DEFAULT, *GLMS, LINEAR, BOOSTING],
+}
+FEW = "few labels"
+PEERS = {
+    "label": GridSearchCV(LogisticRegression(max_iter=5000), {"C": np.logspace(-3, 1, 5)}, cv=3),
+    "normal": GridSearchCV(Ridge(), {"alpha": np.logspace(-3, 4, 8)}, cv=3),
+    "poisson": GridSearchCV(PoissonRegressor(max_iter=5000), {"alpha": np.logspace(-6, 1, 8)}),
+}
 
 
-def boosting(kind, seed):
-    if kind == "label":
+def model_of(name, kind, seed):
+    """The model with that name, for labels, numbers or counts."""
+    if name == LINEAR:
+        return PEERS[kind]
+    if name == BOOSTING and kind == "label":
         return HistGradientBoostingClassifier(random_state=seed)
-    loss = {"normal": "squared_error"}.get(kind, kind)
-    return HistGradientBoostingRegressor(loss, random_state=seed)
-
-
-def models(question, kind, seed):
-    """The models of a table by name; calls make them, since most are measured already."""
-    if question in NETWORKS:
-        rows = NETWORKS[question]
-        return {name: lambda s=s: network(kind, seed, **s) for name, s in rows.items()}
-    if question == "network method":
-        return {f'"{m}"': lambda m=m: network(kind, seed, method=m) for m in METHODS}
-    rows = {DEFAULT: lambda: network(kind, seed)}
-    for method in ("moments", "quadratic"):
-        for q in RATES:
-            rows[f'GLM, "{method}", {q}'] = lambda m=method, q=q: linear(
-                kind, method=m, retain_rate=q
-            )
-    rows["scikit-learn's linear model, tuned"] = lambda: LINEAR[kind]
-    rows["HistGradientBoosting"] = lambda: boosting(kind, seed)
-    return rows
+    if name == BOOSTING:
+        loss = {"normal": "squared_error"}.get(kind, kind)
+        return HistGradientBoostingRegressor(loss, random_state=seed)
+    settings = (NETWORKS | GLMS)[name] | {"random_state": seed}
+    if kind == "label":
+        classes = MarginalizedDropoutClassifier, MarginalizedDropoutGLMClassifier
+    else:
+        classes = MarginalizedDropoutRegressor, MarginalizedDropoutGLMRegressor
+        settings |= {"family": kind}
+    return classes[name in GLMS](**settings)
 
 
 @lru_cache
@@ -145,33 +133,31 @@ def load_text(name):
 
 def measure(cell):
     """Score on new rows (accuracy, or the fraction of deviance explained), log loss, seconds."""
-    if cell["question"] == "few labels":
+    name, seed = cell["data"], cell["seed"]
+    if "labels" in cell:
         return measure_few_labels(cell)
-    kind = (BUNDLED | LOCAL)[cell["data"]]
-    X, y, scaler = load(cell["data"])
+    kind = (BUNDLED | LOCAL)[name]
+    X, y, scaler = load(name)
     X, X_test, y, y_test = train_test_split(
         X,
         y,
-        train_size=min(2000, len(y) // 2),
+        train_size=ROWS.get(name, 0.5),
         stratify=y if kind == "label" else None,
-        random_state=cell["seed"],
+        random_state=seed,
     )
-    model = models(cell["question"], kind, cell["seed"])[cell["model"]]()
-    return score(make_pipeline(scaler(), model), kind, (X, y), (X_test, y_test))
+    model = make_pipeline(scaler(), model_of(cell["model"], kind, seed))
+    return score(model, kind, (X, y), (X_test, y_test))
 
 
 def measure_few_labels(cell):
-    name, seed = cell["data"], cell["seed"]
-    X, y = load_text(name) if name in TEXT else load(name)[:2]
+    X, y = load_text(cell["data"])
+    seed = cell["seed"]
     X, X_test, y, y_test = train_test_split(X, y, test_size=1 / 3, stratify=y, random_state=seed)
     labelled, rest = train_test_split(
         np.arange(len(y)), train_size=cell["labels"], stratify=y, random_state=seed
     )
-    settings = FEW[cell["model"]]
-    if name in TEXT:
-        model = linear("label", alpha=cell["alpha"], **settings)
-    else:
-        model = network("label", seed, alpha=cell["alpha"], **settings)
+    settings = UNLABELED[cell["model"]]
+    model = MarginalizedDropoutGLMClassifier(alpha=cell["alpha"], **settings)
     options = {"X_unlabeled": X[rest]} if settings else {}
     return score(model, "label", (X[labelled], y[labelled]), (X_test, y_test), **options)
 
@@ -188,55 +174,56 @@ def score(model, kind, train, test, **options):
     return {"score": d2_tweedie_score(y, model.predict(X), power=power), "seconds": seconds}
 
 
-QUESTIONS = [*NETWORKS, "network method", "model", "few labels"]
-
-
 def configurations(questions, n_seeds, data, text):
+    names = dict.fromkeys(name for q in questions if q != FEW for name in QUESTIONS[q])
     for seed in range(n_seeds):
-        for question in questions:
-            common = {"question": question, "seed": seed}
-            if question != "few labels":
-                for name, kind in data.items():
-                    for model in models(question, kind, seed):
-                        yield common | {"data": name, "model": model}
-                continue
-            for name in ["digits", *text]:
-                for n in COUNTS[name]:
-                    for alpha in (1e-4, 1e-3) if name in TEXT else (1e-4,):
-                        for model in FEW:
-                            yield common | {
-                                "data": name,
-                                "labels": n,
-                                "alpha": alpha,
-                                "model": model,
-                            }
+        for name in data:
+            for model in names:
+                yield {"data": name, "model": model, "seed": seed}
+        for name, labels, alpha in product(text, LABELS, (1e-4, 1e-3)):
+            if FEW in questions:
+                for model in UNLABELED:
+                    yield {
+                        "data": name,
+                        "labels": labels,
+                        "alpha": alpha,
+                        "model": model,
+                        "seed": seed,
+                    }
 
 
 def tables(stored):
-    """Title, head, rows and notes for each question."""
-    for question in QUESTIONS:
-        table = table_of(stored, question)
-        if table[2]:
-            yield table
-
-
-def table_of(stored, question):
-    results = {}  # by row and column
+    """Title, head, rows and notes by question."""
+    results = {}  # by row, column and seed
     for record in stored.records.values():
         cell = record["cell"]
-        if cell["question"] != question:
-            continue
         row, column = cell["model"], cell["data"]
-        if question == "few labels":
+        if "labels" in cell:
             row = f"{column}, {cell['labels']} labels"
             column = f"{cell['model']}, alpha={cell['alpha']:g}"
-        results.setdefault(row, {}).setdefault(column, []).append(record["result"])
-    columns = list(dict.fromkeys(column for of in results.values() for column in of))
+        cells_of = results.setdefault(row, {}).setdefault(column, {})
+        cells_of[cell["seed"]] = record["result"]
+    few = {row: columns for row, columns in results.items() if "labels" in row.split()}
+    rows = {q: {name: results.get(name, {}) for name in names} for q, names in QUESTIONS.items()}
+    return {question: table_of(question, of) for question, of in (rows | {FEW: few}).items()}
+
+
+def table_of(question, rows):
+    columns = list(dict.fromkeys(column for of in rows.values() for column in of))
+    # The seeds that all models of a column have.
+    seeds = {
+        column: set.intersection(*(set(of[column]) for of in rows.values() if column in of))
+        for column in columns
+    }
     body = [
-        [row, *(mean(of.get(column, ())) for column in columns)] for row, of in results.items()
+        [
+            row,
+            *(mean([of[name][s] for s in seeds[name]]) if name in of else "" for name in columns),
+        ]
+        for row, of in rows.items()
     ]
-    seeds = {record["cell"]["seed"] for record in stored.records.values()}
-    notes = [f"{len(seeds)} seeds; the log loss in brackets."]
+    n_seeds = sorted({len(each) for each in seeds.values()})
+    notes = [f"Means over {' to '.join(map(str, n_seeds))} seeds; the log loss in brackets."]
     return f"{question.capitalize()}: score on new rows, in %", ["", *columns], body, notes
 
 
@@ -261,9 +248,11 @@ def run(stored, arguments):
 
 def main():
     options = cells.options(__doc__, "choices")
-    options.add_argument("--questions", nargs="+", choices=QUESTIONS, default=QUESTIONS)
+    options.add_argument(
+        "--questions", nargs="+", choices=[*QUESTIONS, FEW], default=[*QUESTIONS, FEW]
+    )
     options.add_argument("--seeds", type=int, default=5)
-    cells.main(options, run, tables)
+    cells.main(options, run, lambda stored: tables(stored).values())
 
 
 if __name__ == "__main__":
