@@ -199,11 +199,11 @@ def tables(stored):
         cell = record["cell"]
         row, column = cell["model"], cell["data"]
         if "labels" in cell:
-            row = f"{column}, {cell['labels']} labels"
+            row = f"{column},\N{NO-BREAK SPACE}{cell['labels']} labels"
             column = f"{cell['model']}, alpha={cell['alpha']:g}"
         cells_of = results.setdefault(row, {}).setdefault(column, {})
         cells_of[cell["seed"]] = record["result"]
-    few = {row: columns for row, columns in results.items() if "labels" in row.split()}
+    few = {row: columns for row, columns in results.items() if row.endswith(" labels")}
     rows = {q: {name: results.get(name, {}) for name in names} for q, names in QUESTIONS.items()}
     return {question: table_of(question, of) for question, of in (rows | {FEW: few}).items()}
 
@@ -232,8 +232,9 @@ def mean(results):
         return ""
     scores = [100 * result["score"] for result in results]
     text = f"{np.mean(scores):.1f}"
-    if len(scores) > 1:
-        text += f" ± {np.std(scores, ddof=1) / len(scores) ** 0.5:.1f}"
+    if len(scores) > 1:  # with spaces at which no line breaks
+        text += "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
+        text += f"{np.std(scores, ddof=1) / len(scores) ** 0.5:.1f}"
     if "log_loss" in results[0]:
         text += f" ({np.mean([result['log_loss'] for result in results]):.3f})"
     return text
