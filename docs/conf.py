@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401  (examples name it)
 from sphinx_gallery.sorting import ExplicitOrder
 
 import sklearn_margdrop

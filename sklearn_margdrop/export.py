@@ -173,6 +173,7 @@ def onnx_model(fitted: Fitted, name: str, description: str):
     Parameters
     ----------
     fitted : Fitted
+        Its layers, family and classes.
     name : str
         Of the graph.
     description : str
@@ -181,6 +182,7 @@ def onnx_model(fitted: Fitted, name: str, description: str):
     Returns
     -------
     onnx.ModelProto
+        The model.
 
     Raises
     ------
