@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401  (examples name it)
 from sphinx_gallery.sorting import ExplicitOrder
 
 import sklearn_margdrop
@@ -10,6 +11,7 @@ import sklearn_margdrop
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import cells
+import choices
 import mnist_tables
 import text_tables
 
@@ -23,13 +25,25 @@ version = release = sklearn_margdrop.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.extlinks",
     "sphinx.ext.mathjax",
     "numpydoc",
+    "sphinx_copybutton",
+    "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build", "auto_examples/*.ipynb", "generated"]
 default_role = "literal"
 nitpicky = False
+
+# Links instead of inventories of other projects, so that nothing is downloaded.
+extlinks = {
+    "sklearn": ("https://scikit-learn.org/stable/modules/generated/sklearn.%s.html", "%s"),
+    "torch": ("https://docs.pytorch.org/docs/stable/generated/torch.%s.html", "%s"),
+}
+
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
 
 autosummary_generate = True
 templates_path = ["templates"]  # which list the members of a class, each once
@@ -58,6 +72,8 @@ sphinx_gallery_conf = {
             for name in (
                 "quickstart",
                 "noise_placement",
+                "training_curve",
+                "penalty_per_sample",
                 "width_regression",
                 "calibration",
                 "unlabeled_rows",
@@ -67,6 +83,7 @@ sphinx_gallery_conf = {
                 "text_vs_logistic_regression",
                 "poisson_counts",
                 "fisher_scaled_penalty",
+                "regularization_path",
                 "gaussian_noise_is_ridge",
                 "penalty_along_retain_rate",
                 "probes",
@@ -85,8 +102,26 @@ sphinx_gallery_conf = {
 
 html_theme = "pydata_sphinx_theme"
 html_title = "sklearn_margdrop"
-html_theme_options = {"show_prev_next": False, "navigation_with_keys": False}
-html_sidebars = {"index": [], "user_guide": []}
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
+html_favicon = "_static/favicon.svg"
+html_theme_options = {
+    "logo": {
+        "text": "sklearn_margdrop",
+        "image_light": "_static/logo-light.svg",
+        "image_dark": "_static/logo-dark.svg",
+        "alt_text": "sklearn_margdrop, the first page",
+    },
+    "header_links_before_dropdown": 7,
+    "navbar_persistent": ["search-button"],
+    "search_bar_text": "Search these pages",
+    "show_toc_level": 2,
+    "show_prev_next": False,
+    "navigation_with_keys": False,
+    "footer_start": ["copyright"],
+    "footer_end": ["theme-version"],
+}
+html_sidebars = {"index": []}
 html_show_sourcelink = False
 html_copy_source = False
 
@@ -120,6 +155,16 @@ def write_results(app):
     mnist_tables.figure(stored, Path(app.srcdir) / "generated" / "mnist_figure_1.png")
 
 
+def write_choices(app):
+    """The tables of the page on choosing, one file each."""
+    stored = cells.Cells(cells.RESULTS / "choices_cpu.jsonl")
+    for question, table in choices.tables(stored).items():
+        write(app, f"choices_{question.replace(' ', '_')}.inc", cells.restructured(*table))
+    measured = " ".join(f"Measured with {each}." for each in stored.environments())
+    write(app, "choices_environment.inc", measured)
+
+
 def setup(app):
     app.connect("builder-inited", write_noise_table)
     app.connect("builder-inited", write_results)
+    app.connect("builder-inited", write_choices)

@@ -182,6 +182,7 @@ def onnx_model(fitted: Fitted, name: str, description: str) -> Any:
     Parameters
     ----------
     fitted : Fitted
+        Its layers, family and classes.
     name : str
         Of the graph.
     description : str
@@ -190,6 +191,7 @@ def onnx_model(fitted: Fitted, name: str, description: str) -> Any:
     Returns
     -------
     onnx.ModelProto
+        The model.
 
     Raises
     ------

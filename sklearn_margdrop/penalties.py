@@ -29,7 +29,9 @@ from sklearn_margdrop.sparse import Matrix
 
 
 def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Tensor:
-    """The exact second-order penalty (P, Eq. 8; W, the quadratic noising regularizer).
+    """The exact second-order penalty.
+
+    P, Eq. 8; W, the quadratic noising regularizer.
 
     The curvature is factored once, H = U'U, and the rows of U are pulled back through the
     layers together: all sites cost one sweep, and J' H J is never formed.
@@ -86,7 +88,9 @@ def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Ten
 
 
 def diagonal(trace: Trace, family: Family) -> Tensor:
-    """The second-order penalty with the cross terms between units dropped (P, Eq. 9).
+    """The second-order penalty with the cross terms between units dropped.
+
+    P, Eq. 9.
 
     Variances are pushed forward layer by layer next to the activations; the output layer
     keeps the family's whole curvature. One extra forward pass, whatever the noisy sites; the
@@ -129,9 +133,9 @@ def diagonal(trace: Trace, family: Family) -> Tensor:
 
 
 def moments(trace: Trace, family: Family) -> Tensor:
-    """The expectation E A(eta~) - A(eta) itself, for noise at the last site (W, Eq. 1; F).
+    """The expectation E A(eta~) - A(eta) itself, for noise at the last site.
 
-    In closed form where the family has one, else that of the gaussian with the moments of eta~.
+    W, Eq. 1; F. In closed form where the family has one, else that of the gaussian with the moments of eta~.
 
     Parameters
     ----------

@@ -39,6 +39,7 @@ def net_state(net: NeuralNet) -> dict[str, Any]:
     Parameters
     ----------
     net : MarginalizedNet
+        The net.
 
     Returns
     -------
@@ -70,7 +71,15 @@ def net_state(net: NeuralNet) -> dict[str, Any]:
 
 
 def restore_net(net: NeuralNet, state: dict[str, Any]) -> None:
-    """Make `net` what it was when `state` was taken: on its device if there is one, or the CPU."""
+    """Make `net` what it was when `state` was taken: on its device if there is one, or the CPU.
+
+    Parameters
+    ----------
+    net : MarginalizedNet
+        Any net of the class.
+    state : dict
+        What :func:`net_state` returned, or skorch's state of a net in a pickle of before.
+    """
     if "parameters" not in state:
         _restore_from_skorch(net, state)
         return

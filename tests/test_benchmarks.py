@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -176,3 +177,37 @@ def test_text_tables_resume_and_report(scripts, tmp_path, monkeypatch, capsys):
     row = next(line for line in again.splitlines() if line.startswith("| moments + unl"))
     assert float(row.split("|")[4].split("±")[0]) > 60
     assert "RT: 30 x" in again
+
+
+def test_choices_compare_models_on_the_seeds_that_all_of_them_have(scripts, tmp_path):
+    choices, cells = scripts("choices"), scripts("cells")
+    stored = cells.Cells(tmp_path / "choices.jsonl")
+    names = choices.QUESTIONS["placement"]
+    todo = [{"data": "wine", "model": name, "seed": seed} for name in names for seed in (0, 1, 2)]
+    few = {"data": "RT", "labels": 50, "alpha": 1e-4, "model": "+ unlabelled", "seed": 0}
+    # The last model was killed before its last seed.
+    stored.measure([*todo[:-1], few], lambda cell: {"score": cell["seed"] / 10, "log_loss": 0.25})
+    tables = choices.tables(stored)
+    _, head, rows, notes = tables["placement"]
+    assert head == ["", "wine"]
+    assert [row[0] for row in rows] == names
+    assert {row[1].replace("\N{NO-BREAK SPACE}", " ") for row in rows} == {"5.0 ± 5.0 (0.250)"}
+    assert notes == ["Means over 2 seeds; the log loss in brackets."]
+    _, head, rows, _ = tables["few labels"]
+    assert head == ["", "+ unlabelled, alpha=0.0001"]
+    assert rows == [["RT,\N{NO-BREAK SPACE}50 labels", "0.0 (0.250)"]]
+
+
+@pytest.mark.parametrize("kind", ["label", "normal", "poisson"])
+def test_choices_make_every_model_they_name(scripts, kind):
+    choices = scripts("choices")
+    X = np.random.RandomState(0).uniform(size=(60, 3))
+    y = (X[:, 0] > 0.5).astype(int)
+    for name in {name for names in choices.QUESTIONS.values() for name in names}:
+        model = choices.model_of(name, kind, 0)
+        for parameter in {"max_iter", "hidden_layer_sizes"} & model.get_params().keys():
+            model.set_params(**{parameter: 3})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of fits that are this short
+            result = choices.score(model, kind, (X, y), (X, y))
+        assert result["score"] <= 1, name

@@ -129,7 +129,7 @@ class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
         `unlabeled_discount` is 0), without weights, in the first call. None is random weights.
 
     callbacks : list of skorch.callbacks.Callback, default=None
-        skorch's callbacks (`Checkpoint`, `LRScheduler`, `EpochScoring`, ...), or pairs of a name
+        Callbacks of skorch (`Checkpoint`, `LRScheduler`, `EpochScoring`, ...), or pairs of a name
         and a callback. Clones of them see the training; ``net_.callbacks_`` holds these, and
         ``net_.history`` what they record. scikit-learn's own are set by `set_callbacks`.
 
