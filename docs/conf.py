@@ -34,6 +34,7 @@ extensions = [
 ]
 exclude_patterns = ["_build", "auto_examples/*.ipynb", "generated"]
 default_role = "literal"
+smartquotes = False  # tables name parameters with their quotes
 nitpicky = False
 
 # Links instead of inventories of other projects, so that nothing is downloaded.
