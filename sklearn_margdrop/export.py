@@ -201,6 +201,15 @@ def onnx_model(fitted: Fitted, name: str, description: str) -> Any:
         If a layer or the family has no entry in :data:`OPERATORS`.
     TypeError
         If ONNX has no type for the labels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_margdrop.export import Fitted, onnx_model
+    >>> from sklearn_margdrop.families import Poisson
+    >>> fitted = Fitted([np.ones((3, 1))], [np.zeros(1)], [], Poisson(), None, True)
+    >>> [node.op_type for node in onnx_model(fitted, "rates", "").graph.node]
+    ['Gemm', 'Squeeze', 'Exp']
     """
     graph = Graph()
     helper = graph.onnx.helper

@@ -47,6 +47,15 @@ def net_state(net: NeuralNet) -> dict[str, Any]:
         "parameters" of the constructor, as far as they are not the defaults, and of an
         initialised net "fitted" (its attributes), "callbacks", and the arrays of "weights",
         "optimizer", "noise" and "order" (the states of the random streams).
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_margdrop import MarginalizedDropoutGLMClassifier
+    >>> from sklearn_margdrop.saving import net_state
+    >>> clf = MarginalizedDropoutGLMClassifier().fit(*load_iris(return_X_y=True))
+    >>> net_state(clf.net_)["weights"]["layers.0.weight"].shape
+    (3, 4)
     """
     defaults = _defaults(net)
     parameters = {
@@ -79,6 +88,18 @@ def restore_net(net: NeuralNet, state: dict[str, Any]) -> None:
         Any net of the class.
     state : dict
         What :func:`net_state` returned, or skorch's state of a net in a pickle of before.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_margdrop import MarginalizedDropoutGLMClassifier
+    >>> from sklearn_margdrop.saving import net_state, restore_net
+    >>> X, y = load_iris(return_X_y=True)
+    >>> net = MarginalizedDropoutGLMClassifier().fit(X, y).net_
+    >>> copy = type(net).__new__(type(net))
+    >>> restore_net(copy, net_state(net))
+    >>> bool((copy.predict(X) == net.predict(X)).all())
+    True
     """
     if "parameters" not in state:
         _restore_from_skorch(net, state)
