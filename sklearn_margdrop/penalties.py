@@ -135,7 +135,8 @@ def diagonal(trace: Trace, family: Family) -> Tensor:
 def moments(trace: Trace, family: Family) -> Tensor:
     """The expectation E A(eta~) - A(eta) itself, for noise at the last site.
 
-    W, Eq. 1; F. In closed form where the family has one, else that of the gaussian with the moments of eta~.
+    W, Eq. 1; F. In closed form where the family has one, else that of the gaussian with the
+    moments of eta~.
 
     Parameters
     ----------
