@@ -270,6 +270,18 @@ def test_verbose_prints_a_line_an_epoch(iris, early_stopping, capsys):
     assert {len(line) for line in lines} == {len(heading)}
 
 
+def test_verbose_of_the_other_estimators(iris, capsys):
+    X = iris[0]
+    for model in (
+        MarginalizedDropoutRegressor(**QUICK, verbose=True),
+        MarginalizedDropoutGLMRegressor(solver="adagrad", max_iter=6, verbose=True),
+    ):
+        model.fit(X[:, 1:], X[:, 0])
+        heading, *lines = capsys.readouterr().out.splitlines()
+        assert heading.split() == ["epoch", "objective", "penalty", "seconds"]
+        assert len(lines) == model.n_iter_ == 6
+
+
 def test_without_verbose_nothing_is_printed(iris, capsys):
     classifier().fit(*iris)
     MarginalizedDropoutGLMClassifier().fit(*iris)
