@@ -22,6 +22,8 @@ from sklearn.metrics import log_loss
 
 from sklearn_margdrop import MarginalizedDropoutGLMClassifier
 
+plt.style.use("tableau-colorblind10")
+
 
 def draw(n, seed):
     rng = np.random.RandomState(seed)
@@ -32,65 +34,75 @@ def draw(n, seed):
     return np.column_stack([common, rare]), y
 
 
-X, y = draw(600, seed=3)
-X_test, y_test = draw(20000, seed=1)
+X_test, y_test = draw(20000, seed=1001)
 
 # %%
 # Both models, penalised until the common feature's coefficient is the same: L2 has then all but
-# lost the rare feature, which dropout keeps.
+# lost the rare feature, which dropout keeps, in each of four draws of the data.
 
-dropout = MarginalizedDropoutGLMClassifier(
-    method="quadratic", retain_rate=0.5, alpha=0, fit_intercept=False, tol=1e-6
-).fit(X, y)
-strengths = np.logspace(-3, 3, 200)
-paths = {
-    "L2": [LogisticRegression(C=C, fit_intercept=False).fit(X, y).coef_[0] for C in strengths],
-    "Fisher-scaled": [
-        dropout.set_params(retain_rate=q).fit(X, y).coef_[0] for q in np.linspace(0.02, 1, 60)
-    ],
-}
-dropout.set_params(retain_rate=0.5).fit(X, y)
-l2 = LogisticRegression(
-    C=strengths[np.argmin([abs(w[0] - dropout.coef_[0, 0]) for w in paths["L2"]])],
-    fit_intercept=False,
-).fit(X, y)
-for name, model in {"plain L2": l2, "Fisher-scaled": dropout}.items():
-    common, rare = model.coef_[0]
-    loss = log_loss(y_test, model.predict_proba(X_test))
-    print(f"{name:15s} common {common:5.2f}   rare {rare:5.2f}   log loss on new rows {loss:.4f}")
+
+def fisher_scaled(q):
+    return MarginalizedDropoutGLMClassifier(
+        method="quadratic", retain_rate=q, alpha=0, fit_intercept=False, tol=1e-6
+    ).fit(X, y)
+
+
+def l2(C):
+    return LogisticRegression(C=C, fit_intercept=False).fit(X, y)
+
+
+for seed in range(4):
+    X, y = draw(600, seed)
+    dropout = fisher_scaled(0.5)
+    path = [l2(C) for C in np.logspace(-2, 0, 60)]
+    plain = path[np.argmin([abs(model.coef_[0, 0] - dropout.coef_[0, 0]) for model in path])]
+    for name, model in {"plain L2": plain, "Fisher-scaled": dropout}.items():
+        common, rare = model.coef_[0]
+        loss = log_loss(y_test, model.predict_proba(X_test))
+        print(
+            f"draw {seed}  {name:13s}  common {common:5.2f}   rare {rare:5.2f}   "
+            f"log loss on new rows {loss:.3f} nats"
+        )
 print("Fisher information of the two coefficients:", dropout.fisher_diagonal_[0].round(4))
 
 # %%
 # The picture
 # -----------
 #
-# Contours of the loss, and the level set of each penalty through its optimum. The spheres of L2
-# pull both coefficients alike; the others are long in the direction of the rare feature, and not
-# quite ellipses, because the Fisher information depends on the coefficients too.
+# The last draw: contours of the loss, and the level set of each penalty through its optimum. The
+# circles of L2 pull both coefficients alike; the others are long in the direction of the rare
+# feature, and not quite ellipses, because the Fisher information depends on the coefficients too.
 
 grid = np.meshgrid(np.linspace(-0.3, 1.2, 121), np.linspace(-0.5, 2.5, 121))
 flat = np.column_stack([g.ravel() for g in grid])
 eta = X @ flat.T
 loss = (np.logaddexp(0, eta) - y[:, None] * eta).mean(0)
 curvature = 1 / (4 * np.cosh(eta / 2) ** 2)
-fisher_scaled = 0.5 * ((X**2).T @ curvature / len(X) * (flat.T) ** 2).sum(0)
-penalties = {"L2": (flat**2).sum(1), "Fisher-scaled": fisher_scaled}
+scaled = 0.5 * ((X**2).T @ curvature / len(X) * (flat.T) ** 2).sum(0)
+models = {"L2": plain, "Fisher-scaled": dropout}
+paths = {
+    "L2": [l2(C).coef_[0] for C in np.logspace(-3, 3, 100)],
+    "Fisher-scaled": [fisher_scaled(q).coef_[0] for q in np.linspace(0.02, 1, 50)],
+}
+penalties = {"L2": (flat**2).sum(1), "Fisher-scaled": scaled}
 
-figure, axes = plt.subplots(1, 2, figsize=(10, 4.5), sharey=True, layout="constrained")
-for axis, (name, model) in zip(axes, {"L2": l2, "Fisher-scaled": dropout}.items(), strict=True):
+figure, axes = plt.subplots(1, 2, figsize=(7, 5.8), sharey=True, layout="constrained")
+for axis, (name, model) in zip(axes, models.items(), strict=True):
     w = model.coef_[0]
     axis.contour(*grid, loss.reshape(grid[0].shape), levels=25, colors="0.8", linewidths=0.8)
     nearest = np.argmin(((flat - w) ** 2).sum(1))
     level = penalties[name][nearest]
-    axis.contour(*grid, penalties[name].reshape(grid[0].shape), levels=[level], colors="C3")
-    path = np.array(paths[name])
-    axis.plot(path[:, 0], path[:, 1], color="C0", linewidth=1, label="optima by strength")
-    axis.set_xlim(-0.3, 1.2)
-    axis.plot(*w, "o", color="C3", label="optimum on this level set")
-    axis.plot(*flat[loss.argmin()], "k+", markersize=10, label="least loss")
-    axis.set(
-        title=name, xlabel="coefficient of the common feature", xlim=(-0.3, 1.2), ylim=(-0.5, 2.5)
+    axis.contour(
+        *grid, penalties[name].reshape(grid[0].shape), levels=[level], colors="C1", linewidths=2
     )
+    path = np.array(paths[name])
+    axis.plot(
+        path[:, 0], path[:, 1], color="C0", linewidth=2, linestyle="--", label="optima by strength"
+    )
+    axis.plot(*w, "o", color="C1", label="optimum on this level set")
+    axis.plot(*flat[loss.argmin()], "k+", markersize=10, label="least loss")
+    axis.set(title=name, xlim=(-0.3, 1.2), ylim=(-0.5, 2.5), aspect="equal")
+    axis.set_xlabel("coefficient of the common feature")
 axes[0].set_ylabel("coefficient of the rare feature")
-axes[0].legend(loc="upper left", fontsize="small")
+axes[0].legend(loc="upper left", fontsize="small", framealpha=1)
 plt.show()

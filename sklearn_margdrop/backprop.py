@@ -10,24 +10,30 @@ that takes derivatives with respect to both back to the input.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
 from sklearn_margdrop.families import Family
-from sklearn_margdrop.layers import ACTIVATIONS, Identity, linearize
+from sklearn_margdrop.layers import ACTIVATIONS, Elementwise, Identity, Mask, linearize
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.products import linear, multiply, squared
 
-#: The layers whose derivatives are written out here.
-_KNOWN = (nn.Linear, *ACTIVATIONS.values())
+#: Takes derivatives with respect to mean and variance back; None where there is none.
+Back: TypeAlias = Callable[..., tuple[Tensor | None, Tensor | None]]
+
+#: A mean, its variance, and the way back.
+Step: TypeAlias = tuple[Tensor, Tensor | None, Back]
 
 
 def is_known(network: NoisyNetwork) -> bool:
     """Whether all layers are such as :func:`backpropagate` knows."""
-    return all(isinstance(layer, _KNOWN) for layer in network.layers)
+    known: tuple[type[nn.Module], ...] = (nn.Linear, *ACTIVATIONS.values())
+    return all(isinstance(layer, known) for layer in network.layers)
 
 
 @torch.no_grad()
@@ -63,7 +69,8 @@ def backpropagate(
         Scalars.
     """
     enter = partial(_sample, generator=generator) if sampling else _add_variance
-    mean, variance, tape = x, None, []
+    tape: list[Back] = []
+    mean, variance = x, None
     for index, layer in enumerate(network.layers):
         noise = network.noise.get(index)
         if noise is not None:
@@ -77,23 +84,32 @@ def backpropagate(
         else:
             mean, variance, back = _activation(layer, mean, variance)
         tape.append(back)
-    loss, penalty, *grads = _output(
-        layer, family, y, mean, variance, loss_weight, 0.5 * penalty_weight, index == 0
+    loss, penalty, grad, grad_v = _output(
+        cast("nn.Linear", layer),  # the last one
+        family,
+        y,
+        mean,
+        variance,
+        loss_weight,
+        0.5 * penalty_weight,
+        index == 0,
     )
     for back in reversed(tape):
-        grads = back(*grads)
+        grad, grad_v = back(grad, grad_v)
     return loss, penalty
 
 
-def _sample(noise: Noise, z, variance, generator):
+def _sample(
+    noise: Noise, z: Tensor, variance: Tensor | None, generator: torch.Generator | None
+) -> Step:
     z, slope = noise.draw(z, generator)
     return z, variance, lambda grad, grad_v: (grad if slope is None else grad * slope, grad_v)
 
 
-def _add_variance(noise: Noise, z, variance):
+def _add_variance(noise: Noise, z: Tensor, variance: Tensor | None) -> Step:
     entering = noise.variance(z)
 
-    def back(grad, grad_v):
+    def back(grad: Tensor, grad_v: Tensor) -> tuple[Tensor, Tensor | None]:
         slope = noise.variance_slope(z)
         if slope is not None:
             grad = torch.addcmul(grad, grad_v, slope)
@@ -102,24 +118,26 @@ def _add_variance(noise: Noise, z, variance):
     return z, entering if variance is None else entering + variance, back
 
 
-def _activation(layer: nn.Module, h, variance):
+def _activation(layer: nn.Module, h: Tensor, variance: Tensor | None) -> Step:
     z, jacobian = linearize(layer, h)
     if isinstance(jacobian, Identity):
         return z, variance, lambda grad, grad_v: (grad, grad_v)
+    assert isinstance(jacobian, Elementwise | Mask)  # all other activations, see _KNOWN
+    pushed = None if variance is None else jacobian.push_variance(variance)
 
-    def back(grad, grad_v):
-        if grad_v is None:
-            return grad * jacobian.slope, None
+    def back(grad: Tensor, grad_v: Tensor | None) -> tuple[Tensor, Tensor | None]:
         grad = grad * jacobian.slope
-        if jacobian.bend is not None:  # the slope that the variance is multiplied by moves with h
+        if grad_v is None:
+            return grad, None
+        if isinstance(jacobian, Elementwise) and pushed is not None:
+            # The slope that the variance is multiplied by moves with h.
             grad += 2 * grad_v * pushed * jacobian.bend()
         return grad, jacobian.push_variance(grad_v)
 
-    pushed = None if variance is None else jacobian.push_variance(variance)
     return z, pushed, back
 
 
-def _affine(layer: nn.Linear, z, variance, first):
+def _affine(layer: nn.Linear, z: Tensor, variance: Tensor | None, first: bool) -> Step:
     weight = layer.weight
     out, out_variance = linear(z, weight, layer.bias), None
     if variance is not None:
@@ -127,9 +145,9 @@ def _affine(layer: nn.Linear, z, variance, first):
         variance = variance.to(square.dtype)
         out_variance = multiply(variance, square.mT).to(z.dtype)
 
-    def back(grad, grad_v):
+    def back(grad: Tensor, grad_v: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         to_weight = multiply(grad.mT, z)
-        if grad_v is not None:
+        if grad_v is not None and variance is not None:
             grad_v = grad_v.to(square.dtype)
             to_square = multiply(grad_v.mT, variance).to(z.dtype)
             to_weight.addcmul_(to_square, weight, value=2)
@@ -142,7 +160,16 @@ def _affine(layer: nn.Linear, z, variance, first):
     return out, out_variance, back
 
 
-def _output(layer, family, y, z, variance, loss_weight, penalty_weight, first):
+def _output(
+    layer: nn.Linear,
+    family: Family,
+    y: Tensor,
+    z: Tensor,
+    variance: Tensor | None,
+    loss_weight: Tensor,
+    penalty_weight: Tensor,
+    first: bool,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     weight = layer.weight
     eta = linear(z, weight, layer.bias)
     eta_mean = family.mean(eta)

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sklearn_margdrop.sparse import SparseMatrix, concatenate
+from sklearn_margdrop.csr import CSR
+from sklearn_margdrop.sparse import Matrix, SparseMatrix, concatenate
 
 #: Elements that a pass over many rows holds at a time.
 _BLOCK_ELEMENTS = 2**22
@@ -23,6 +24,10 @@ _BLOCK_ELEMENTS = 2**22
 #: The same for a pass whose temporaries are to stay in a processor's cache, and the fewest rows
 #: that are worth what is done for each block.
 _CACHE_ELEMENTS, _CACHE_ROWS = 2**18, 512
+
+
+#: Rows on the host.
+Host: TypeAlias = "np.ndarray | CSR"
 
 
 def blocks(n_rows: int, width: int, in_cache: bool = False) -> list[slice]:
@@ -36,20 +41,31 @@ def blocks(n_rows: int, width: int, in_cache: bool = False) -> list[slice]:
 class Batch(NamedTuple):
     """What one step of training sees.
 
-    Attributes
+    Parameters
     ----------
     x : Tensor or SparseMatrix of shape (n_labeled + n_unlabeled, n_features)
         Labelled rows first.
     y : Tensor of shape (n_labeled,) or (n_labeled, K)
+        The targets.
     weight : Tensor of shape (n_labeled,) or None
         Sample weights. In `fit` their mean over the training set is 1.
     unlabeled_share : float
         The part of the penalty that the unlabelled rows make up, d m / (n + d m).
     unlabeled_weight : float
         The weight of the average row, unlabelled ones included.
+
+    Examples
+    --------
+    Three labelled rows and one without, as one step of a classifier sees them:
+
+    >>> import torch
+    >>> from sklearn_margdrop.batches import Batch
+    >>> batch = Batch(torch.randn(4, 2), torch.tensor([0, 2, 1]), unlabeled_share=0.25)
+    >>> len(batch.x) - len(batch.y)
+    1
     """
 
-    x: Tensor | SparseMatrix
+    x: Matrix
     y: Tensor
     weight: Tensor | None = None
     unlabeled_share: float = 0.0
@@ -69,15 +85,22 @@ class Features:
         Whether sparse rows stay sparse.
     """
 
-    def __init__(self, X, device, resident=True, keep_sparse=False):
+    def __init__(
+        self,
+        X: Host,
+        device: torch.device | str,
+        resident: bool = True,
+        keep_sparse: bool = False,
+    ):
         self.device = torch.device(device)
         self.keep_sparse = keep_sparse
-        self.shape = X.shape
-        self.dtype = X.dtype
+        self.shape: tuple[int, int] = X.shape
+        self.dtype: np.dtype[Any] = X.dtype
         # torch cannot share read-only memory, and a memory map is not to be copied whole.
-        on_device = isinstance(X, np.ndarray) and X.flags.writeable
-        on_device &= resident or self.device.type == "cpu"
-        self.rows = torch.from_numpy(X).to(self.device) if on_device else X
+        self.rows: Tensor | Host = X
+        shared = isinstance(X, np.ndarray) and X.flags.writeable
+        if shared and (resident or self.device.type == "cpu"):
+            self.rows = torch.from_numpy(X).to(self.device)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -99,7 +122,7 @@ class Features:
         """Where an index of rows is needed."""
         return self.rows.device if isinstance(self.rows, Tensor) else torch.device("cpu")
 
-    def take(self, index: slice | Tensor) -> Tensor | SparseMatrix:
+    def take(self, index: slice | Tensor) -> Matrix:
         """The rows at `index`, of shape (len(index), n_features)."""
         if isinstance(self.rows, Tensor):
             return self.rows[index]
@@ -109,29 +132,39 @@ class Features:
             block = self.on_host(index)
         if self.keep_sparse and self.is_sparse:
             return SparseMatrix([block], self.device)
-        block = block.toarray() if self.is_sparse else np.array(block)
-        return torch.from_numpy(block).to(self.device)
+        dense = np.array(block) if isinstance(block, np.ndarray) else block.toarray()
+        return torch.from_numpy(dense).to(self.device)
 
-    def on_host(self, index: slice | Tensor | None = None):
+    def on_host(self, index: slice | Tensor | None = None) -> Host:
         """The rows at `index`, by default all, as an ndarray or CSR matrix or array."""
         if isinstance(self.rows, Tensor):
             return (self.rows if index is None else self.rows[index]).cpu().numpy()
-        if isinstance(index, Tensor):
-            index = index.numpy()
-        return self.rows if index is None else self.rows[index]
+        if index is None:
+            return self.rows
+        return self.rows[index.numpy() if isinstance(index, Tensor) else index]
 
     def sizes(self, index: slice | Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Sum of squares and number of the non-zero values of each row at `index`."""
         if self.is_sparse:
-            block = self.on_host(index).astype(np.float64)
-            sums = (block.multiply(block).sum(1), (block != 0).sum(1))
-            return tuple(np.asarray(each).ravel() for each in sums)
-        x = self.take(index)
+            block: CSR = self.on_host(index).astype(np.float64)
+            squares, counts = block.multiply(block).sum(1), (block != 0).sum(1)
+            return np.asarray(squares).ravel(), np.asarray(counts).ravel()
+        x = cast("Tensor", self.take(index))
         x = x if x.device.type == "mps" else x.double()  # mps has no float64
         return x.square().sum(1).cpu().numpy(), (x != 0).sum(1).cpu().numpy()
 
 
-class Rows(torch.utils.data.Dataset):
+def as_features(X: object, like: Tensor, keep_sparse: bool = False) -> Features:
+    """Features from an array, a sparse matrix or a tensor, with the dtype and device of `like`."""
+    dtype = np.float32 if like.dtype == torch.float32 else np.float64
+    if hasattr(X, "tocsr"):
+        X = X.tocsr().astype(dtype)
+    else:
+        X = np.ascontiguousarray(X.detach().cpu() if isinstance(X, Tensor) else X, dtype)
+    return Features(X, like.device, resident=False, keep_sparse=keep_sparse)
+
+
+class Rows(torch.utils.data.Dataset[Batch]):
     """Labelled rows, and unlabelled ones beside them.
 
     Parameters
@@ -151,13 +184,13 @@ class Rows(torch.utils.data.Dataset):
 
     def __init__(
         self,
-        features,
-        y,
-        weight=None,
-        index=None,
-        unlabeled=None,
-        unlabeled_share=0.0,
-        unlabeled_weight=1.0,
+        features: Features,
+        y: Tensor,
+        weight: Tensor | None = None,
+        index: Tensor | None = None,
+        unlabeled: Features | None = None,
+        unlabeled_share: float = 0.0,
+        unlabeled_weight: float = 1.0,
     ):
         self.features = features
         self.y = y
@@ -175,10 +208,14 @@ class Rows(torch.utils.data.Dataset):
             raise IndexError(index)
         return self.batch(slice(index, index + 1))
 
+    def take(self, position: slice | Tensor) -> Tensor | SparseMatrix:
+        """The features of the labelled rows at `position`."""
+        return self.features.take(position if self.index is None else self.index[position])
+
     def batch(self, position: slice | Tensor, unlabeled: slice | Tensor | None = None) -> Batch:
         """The rows at `position`, followed by those at `unlabeled` of the unlabelled ones."""
-        x = self.features.take(position if self.index is None else self.index[position])
-        if unlabeled is not None:
+        x = self.take(position)
+        if unlabeled is not None and self.unlabeled is not None:
             x = concatenate(x, self.unlabeled.take(unlabeled))
         if isinstance(position, Tensor):
             position = position.to(self.y.device)
@@ -223,7 +260,9 @@ class Batches:
     Without a `batch_size` all rows, labelled or not, are one batch, which is made once.
     """
 
-    def __init__(self, rows: Rows, batch_size: int | None, shuffle: bool, generator):
+    def __init__(
+        self, rows: Rows, batch_size: int | None, shuffle: bool, generator: torch.Generator | None
+    ):
         self.rows = rows
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -243,7 +282,7 @@ class Batches:
 
     def _positions(self, features: Features, n_rows: int) -> Iterator[slice | Tensor]:
         # Batches of equal size: a last one of a few rows would move the weights at random.
-        n_batches = -(-n_rows // self.batch_size)
+        n_batches = -(-n_rows // (self.batch_size or n_rows))
         ends = [n_rows * k // n_batches for k in range(n_batches + 1)]
         if self.shuffle:
             # One transfer to the device an epoch, and none for a batch.

@@ -3,10 +3,75 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from numbers import Real
+from typing import Any, Self
 
-from skorch.callbacks import Callback
+from skorch import NeuralNet
+from skorch.callbacks import Callback, PrintLog
+from skorch.callbacks.logging import filter_log_keys
+from torch import Tensor
+
+
+def check_callbacks(callbacks: Iterable[Any] | None) -> None:
+    """Raise unless `callbacks` is None or a list of skorch callbacks, with or without names."""
+    if callbacks is None:
+        return
+    for each in callbacks:
+        named = isinstance(each, tuple) and len(each) == 2 and isinstance(each[0], str)
+        callback = each[1] if named else each
+        if isinstance(callback, Callback):
+            continue
+        if isinstance(callback, type) and issubclass(callback, Callback):
+            continue
+        hint = ""
+        if hasattr(callback, "on_fit_task_end"):
+            hint = " scikit-learn's own callbacks are set by the method set_callbacks."
+        raise ValueError(
+            "callbacks must be a list of skorch callbacks, or of pairs of a name and a callback; "
+            f"got {each!r}.{hint}"
+        )
+
+
+class EpochLog(PrintLog):
+    """Prints a line for each epoch: what the history records of it, with our words."""
+
+    #: The columns that come first and last, and their headings.
+    _FIRST = {
+        "epoch": "epoch",
+        "train_loss": "objective",
+        "penalty": "penalty",
+        "valid_loss": "valid_loss",
+        "valid_score": "valid_score",
+    }
+    _LAST = {"dur": "seconds"}
+
+    def initialize(self) -> Self:
+        self.columns_: dict[str, str] | None = None
+        return self
+
+    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
+        row = net.history[-1]
+        events = {key for key in row if key.startswith("event_")}
+        shown = {"epoch", *filter_log_keys(row), *events} - {"batches"}
+        others = sorted(shown - self._FIRST.keys() - self._LAST.keys())
+        columns = {**self._FIRST, **{key: key.removeprefix("event_") for key in others}}
+        columns |= self._LAST
+        columns = {key: name for key, name in columns.items() if key in shown}
+        if columns != self.columns_:
+            self.columns_ = columns
+            print("  ".join(f"{name:>11s}" for name in columns.values()))
+        cells = (f"{_cell(row[key]):>{max(11, len(name))}s}" for key, name in columns.items())
+        print("  ".join(cells), flush=True)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        return "+" if value else ""
+    if isinstance(value, Real):
+        return f"{value:d}" if isinstance(value, int) else f"{value:.5g}"
+    return str(value)
 
 
 class InverseDecay(Callback):
@@ -15,7 +80,7 @@ class InverseDecay(Callback):
     def __init__(self, decay: float):
         self.decay = decay
 
-    def on_epoch_begin(self, net, **kwargs):
+    def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         epoch = len(net.history) - 1
         for group in net.optimizer_.param_groups:
             initial = group.setdefault("initial_lr", group["lr"])
@@ -32,7 +97,7 @@ class GradientStopping(Callback):
     def __init__(self, tol: float):
         self.tol = tol
 
-    def on_epoch_end(self, net, **kwargs):
+    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         # A step that no longer moves has reached what the precision allows.
         if net.optimizer_.stalled or net.optimizer_.decrement <= self.tol:
             net.has_converged_ = True
@@ -55,12 +120,14 @@ class Stopping(Callback):
         self.tol = tol
         self.patience = patience
 
-    def on_train_begin(self, net, **kwargs):
+    def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         self.best_ = -math.inf
         self.misses_ = self.explosions_ = 0
-        self.best_weights_ = None
+        self.best_weights_: dict[str, Tensor] | None = None
 
-    def on_epoch_end(self, net, **kwargs):
+    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
+        if self.monitor not in net.history[-1]:
+            return  # the net is being trained by hand
         keep_best = self.monitor == "valid_score"
         value = net.history[-1, self.monitor] * (1 if keep_best else -1)
         missed = value <= self.best_ + self.tol and net.n_explosions_ == self.explosions_
@@ -73,7 +140,7 @@ class Stopping(Callback):
         if self.misses_ > self.patience:
             net.has_converged_ = True
 
-    def on_train_end(self, net, **kwargs):
+    def on_train_end(self, net: NeuralNet, **kwargs: Any) -> None:
         if self.best_weights_ is not None:
             net.module_.load_state_dict(self.best_weights_)
             net.best_score_ = self.best_
@@ -97,27 +164,34 @@ class FitTasks(Callback):
         ``X``, ``y`` and ``metadata`` of the tasks, or callables that return them.
     """
 
-    def __init__(self, estimator, context, name: str, attributes: Callable, data: Mapping):
+    def __init__(
+        self,
+        estimator: Any,
+        context: Any,
+        name: str,
+        attributes: Callable[[Any], dict[str, Any]],
+        data: Mapping[str, Any],
+    ):
         self.estimator = estimator
         self.context = context
         self.name = name
         self.attributes = attributes
         self.data = data
-        self.task_ = None
+        self.task_: Any = None  # that of the present epoch
 
-    def on_epoch_begin(self, net, **kwargs):
+    def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         self.task_ = self.context.subcontext(task_name=self.name)
         self.task_.call_on_fit_task_begin(**self._at(net))
 
-    def on_epoch_end(self, net, **kwargs):
+    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         task, self.task_ = self.task_, None
         if task.call_on_fit_task_end(**self._at(net)):
             net.has_converged_ = True
 
-    def on_train_end(self, net, **kwargs):
+    def on_train_end(self, net: NeuralNet, **kwargs: Any) -> None:
         if self.task_ is not None:  # an epoch that was cut short
             self.task_.call_on_fit_task_end(estimator=self.estimator)
 
-    def _at(self, net):
+    def _at(self, net: NeuralNet) -> dict[str, Any]:
         attributes = partial(self.attributes, net)
         return {"estimator": self.estimator, "reconstruction_attributes": attributes, **self.data}

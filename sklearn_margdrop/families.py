@@ -7,10 +7,11 @@ that a penalty asks of it follows from these three. Defining a subclass register
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,10 @@ from torch import Tensor
 from sklearn_margdrop.layers import NoisyInput
 from sklearn_margdrop.products import multiply, squared_product
 from sklearn_margdrop.quadrature import gauss_hermite, logsumexp_gap, softplus, softplus_gap
-from sklearn_margdrop.sparse import SparseMatrix
+from sklearn_margdrop.sparse import Matrix, SparseMatrix
+
+#: Takes derivatives back through :meth:`Family.curvature_trace`.
+Back: TypeAlias = Callable[..., tuple[Tensor | None, Tensor | None, Tensor]]
 
 FAMILIES: dict[str, type[Family]] = {}
 
@@ -38,15 +42,22 @@ class Family(ABC):
         The word that selects the family.
     labels : bool
         Whether the target is a class label, and not a number.
-    lowest : float
-        The smallest number that the target may be.
+    lowest, highest : float
+        The smallest and the largest number that the target may be.
+
+    Examples
+    --------
+    >>> from sklearn_margdrop.families import FAMILIES
+    >>> sorted(name for name, family in FAMILIES.items() if not family.labels)
+    ['normal', 'poisson']
     """
 
     name: ClassVar[str]
     labels: ClassVar[bool] = False
     lowest: ClassVar[float] = -math.inf
+    highest: ClassVar[float] = math.inf
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if "name" in vars(cls):
             FAMILIES[cls.name] = cls
@@ -97,7 +108,7 @@ class Family(ABC):
         eye = torch.eye(eta.shape[-1], dtype=eta.dtype, device=eta.device)
         return scale.unsqueeze(-1) * (eye[: scale.shape[-1]] - centre.unsqueeze(-2))
 
-    def curvature_trace(self, eta: Tensor, variance: Tensor, weight: Tensor) -> Tensor:
+    def curvature_trace(self, eta: Tensor, variance: Matrix, weight: Tensor) -> Tensor:
         """tr(A''(eta) W diag(v) W') for `variance` (n_samples, width), `weight` (K, width).
 
         Shape (n_samples,). The variance of the output layer's input, pushed on to eta and
@@ -111,7 +122,7 @@ class Family(ABC):
 
     def curvature_trace_vjp(
         self, eta: Tensor, mean: Tensor, variance: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Callable[..., tuple[Tensor | None, Tensor | None, Tensor]]]:
+    ) -> tuple[Tensor, Back]:
         """:meth:`curvature_trace` and what takes derivatives back through it.
 
         `mean` is A'(eta). The function that is returned maps a derivative of the value,
@@ -123,8 +134,13 @@ class Family(ABC):
             inputs = [each.detach().requires_grad_() for each in (eta, variance, weight)]
             value = self.curvature_trace(*inputs)
 
-        def back(grad, to_variance=True):
-            return torch.autograd.grad(value, inputs, grad, materialize_grads=True)
+        def back(
+            grad: Tensor, to_variance: bool = True
+        ) -> tuple[Tensor | None, Tensor | None, Tensor]:
+            by_eta, by_variance, by_weight = torch.autograd.grad(
+                value, inputs, grad, materialize_grads=True
+            )
+            return by_eta, by_variance, by_weight
 
         return value.detach(), back
 
@@ -145,8 +161,8 @@ class Family(ABC):
         better rule, or a closed form, override this.
         """
         std = (noise.output_variance() + torch.finfo(eta.dtype).tiny).sqrt()
-        expected = sum(w * self.log_partition(eta + x * std) for x, w in gauss_hermite())
-        return expected - self.log_partition(eta)
+        terms = (w * self.log_partition(eta + x * std) for x, w in gauss_hermite())
+        return functools.reduce(torch.add, terms) - self.log_partition(eta)
 
 
 class _Separate(Family):
@@ -156,11 +172,15 @@ class _Separate(Family):
     def curvature_slope(self, eta: Tensor) -> Tensor | None:
         """Derivative of :meth:`curvature`, elementwise; None where it is zero everywhere."""
 
-    def curvature_trace_vjp(self, eta, mean, variance, weight):
+    def curvature_trace_vjp(
+        self, eta: Tensor, mean: Tensor, variance: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Back]:
         curvature, square = self.curvature(eta), weight * weight
         pushed = multiply(variance, square.mT)
 
-        def back(grad, to_variance=True):
+        def back(
+            grad: Tensor, to_variance: bool = True
+        ) -> tuple[Tensor | None, Tensor | None, Tensor]:
             grad = grad.unsqueeze(-1)
             slope = self.curvature_slope(eta)
             scaled = grad * curvature
@@ -174,93 +194,117 @@ class _Separate(Family):
 
 
 class Normal(_Separate):
-    """Unit-variance normal, mean eta: half the squared error."""
+    """Unit-variance normal, mean eta: half the squared error.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.families import Normal
+    >>> Normal().loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]]))
+    tensor([2.])
+    """
 
     name = "normal"
 
-    def log_partition(self, eta):
+    def log_partition(self, eta: Tensor) -> Tensor:
         return 0.5 * eta.square().sum(-1)
 
-    def mean(self, eta):
+    def mean(self, eta: Tensor) -> Tensor:
         return eta
 
-    def link(self, mean):
+    def link(self, mean: Tensor) -> Tensor:
         return mean
 
-    def curvature(self, eta):
+    def curvature(self, eta: Tensor) -> Tensor:
         return torch.ones_like(eta)
 
-    def curvature_slope(self, eta):
+    def curvature_slope(self, eta: Tensor) -> None:
         return None
 
-    def loss(self, eta, y):
+    def loss(self, eta: Tensor, y: Tensor) -> Tensor:
         return 0.5 * (eta - y).square().sum(-1)
 
-    def jensen_gap(self, eta, noise):
+    def jensen_gap(self, eta: Tensor, noise: NoisyInput) -> Tensor:
         return 0.5 * noise.output_variance().expand_as(eta).sum(-1)
 
 
 class Bernoulli(_Separate):
-    """Bernoulli with log-odds eta: the log loss of two classes, `y` in {0, 1}."""
+    """Bernoulli with log-odds eta: the log loss of two classes, `y` in {0, 1}.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.families import Bernoulli
+    >>> Bernoulli().mean(torch.zeros(1, 1)), Bernoulli().curvature(torch.zeros(1, 1))
+    (tensor([[0.5000]]), tensor([[0.2500]]))
+    """
 
     name = "bernoulli"
     labels = True
 
-    def log_partition(self, eta):
+    def log_partition(self, eta: Tensor) -> Tensor:
         return softplus(eta).sum(-1)
 
-    def mean(self, eta):
+    def mean(self, eta: Tensor) -> Tensor:
         return eta.sigmoid()
 
-    def link(self, mean):
+    def link(self, mean: Tensor) -> Tensor:
         return mean.logit()
 
-    def curvature(self, eta):
+    def curvature(self, eta: Tensor) -> Tensor:
         return eta.sigmoid() * (-eta).sigmoid()
 
-    def curvature_slope(self, eta):
+    def curvature_slope(self, eta: Tensor) -> Tensor:
         return self.curvature(eta) * (-eta / 2).tanh()
 
-    def curvature_root(self, eta):
+    def curvature_root(self, eta: Tensor) -> Tensor:
         # The product of the two means underflows, and its root loses its gradient, long
         # before either factor does.
         return torch.exp(0.5 * (F.logsigmoid(eta) + F.logsigmoid(-eta)))
 
-    def loss(self, eta, y):
+    def loss(self, eta: Tensor, y: Tensor) -> Tensor:
         return (softplus(eta) - y * eta).sum(-1)
 
-    def jensen_gap(self, eta, noise):
+    def jensen_gap(self, eta: Tensor, noise: NoisyInput) -> Tensor:
         return softplus_gap(eta, noise.output_variance().expand_as(eta)).sum(-1)
 
 
 class Poisson(_Separate):
-    """Poisson with mean exp(eta): half the Poisson deviance of counts `y` >= 0."""
+    """Poisson with mean exp(eta): half the Poisson deviance of counts `y` >= 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.families import Poisson
+    >>> Poisson().mean(torch.zeros(1, 2))
+    tensor([[1., 1.]])
+    """
 
     name = "poisson"
     lowest = 0.0
 
-    def log_partition(self, eta):
+    def log_partition(self, eta: Tensor) -> Tensor:
         return eta.exp().sum(-1)
 
-    def mean(self, eta):
+    def mean(self, eta: Tensor) -> Tensor:
         return eta.exp()
 
-    def link(self, mean):
+    def link(self, mean: Tensor) -> Tensor:
         return mean.log()
 
-    def curvature(self, eta):
+    def curvature(self, eta: Tensor) -> Tensor:
         return eta.exp()
 
-    def curvature_slope(self, eta):
+    def curvature_slope(self, eta: Tensor) -> Tensor:
         return eta.exp()
 
-    def curvature_root(self, eta):
+    def curvature_root(self, eta: Tensor) -> Tensor:
         return (0.5 * eta).exp()
 
-    def loss(self, eta, y):
+    def loss(self, eta: Tensor, y: Tensor) -> Tensor:
         return (eta.exp() - y * eta + torch.xlogy(y, y) - y).sum(-1)
 
-    def jensen_gap(self, eta, noise):
+    def jensen_gap(self, eta: Tensor, noise: NoisyInput) -> Tensor:
         # The moment generating function of eta~ at 1: exact for every noise that knows its own.
         return (eta.exp() * noise.output_cumulant().expm1()).sum(-1)
 
@@ -270,34 +314,41 @@ class Categorical(Family):
 
     Unlike the other families `y` has the shape (n_samples,) and an integer dtype, and the
     curvature diag(o) - o o' couples the outputs.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.families import Categorical
+    >>> Categorical().curvature_factor(torch.zeros(5, 3)).shape  # K - 1 rows for K classes
+    torch.Size([5, 2, 3])
     """
 
     name = "categorical"
     labels = True
 
-    def log_partition(self, eta):
+    def log_partition(self, eta: Tensor) -> Tensor:
         return eta.logsumexp(-1)
 
-    def mean(self, eta):
+    def mean(self, eta: Tensor) -> Tensor:
         return eta.softmax(-1)
 
-    def link(self, mean):
+    def link(self, mean: Tensor) -> Tensor:
         return mean.log()
 
-    def curvature(self, eta):
+    def curvature(self, eta: Tensor) -> Tensor:
         o = eta.softmax(-1)
         return o * (1 - o)
 
-    def loss(self, eta, y):
+    def loss(self, eta: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(eta, y, reduction="none")
 
-    def residual(self, mean, y):
+    def residual(self, mean: Tensor, y: Tensor) -> Tensor:
         return mean.scatter(-1, y.unsqueeze(-1), -1.0, reduce="add")
 
-    def curvature_rank(self, n_outputs):
+    def curvature_rank(self, n_outputs: int) -> int:
         return n_outputs - 1
 
-    def curvature_rows(self, eta):
+    def curvature_rows(self, eta: Tensor) -> tuple[Tensor, Tensor | None]:
         # The K vectors u_k = sqrt(o_k) (e_k - o) factor the curvature, and sqrt(o) is
         # orthogonal to them: a Householder reflection that takes sqrt(o) to e_K turns the
         # last vector into zero, so K - 1 are enough.
@@ -307,7 +358,7 @@ class Categorical(Family):
         centre = (1 - share) * root.square() + F.pad(share, (root.shape[-1] - 1, 0))
         return root[..., :-1], centre
 
-    def curvature_trace(self, eta, variance, weight):
+    def curvature_trace(self, eta: Tensor, variance: Matrix, weight: Tensor) -> Tensor:
         o = eta.softmax(-1)
         n_classes = eta.shape[-1]
         if isinstance(variance, SparseMatrix):
@@ -327,14 +378,18 @@ class Categorical(Family):
         pairs = squared_product(variance, (first - second) @ weight, exact=True)
         return ((o @ first.mT) * (o @ second.mT) * pairs).sum(-1)
 
-    def curvature_trace_vjp(self, eta, mean, variance, weight):
+    def curvature_trace_vjp(
+        self, eta: Tensor, mean: Tensor, variance: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Back]:
         # sum_j v_j Var_o(w_j), with each product made once for the squares and the weights. The
         # difference of two sums loses digits that training does not miss.
         both = torch.cat([weight * weight, weight], -1)
         squares, average = multiply(mean, both).chunk(2, -1)
         spread = torch.addcmul(squares, average, average, value=-1).clamp_min_(0)
 
-        def back(grad, to_variance=True):
+        def back(
+            grad: Tensor, to_variance: bool = True
+        ) -> tuple[Tensor | None, Tensor | None, Tensor]:
             grad = grad.unsqueeze(-1)
             scaled = mean * grad
             stacked = torch.cat([variance, (variance * average).mul_(-2)], -1)
@@ -346,7 +401,7 @@ class Categorical(Family):
 
         return (variance * spread).sum(-1), back
 
-    def jensen_gap(self, eta, noise):
+    def jensen_gap(self, eta: Tensor, noise: NoisyInput) -> Tensor:
         """E A(eta~) - A(eta) for logits that are taken for independent gaussians.
 
         Their variances are those of the logits about their mean over the classes, scaled in each

@@ -9,8 +9,8 @@ of layer is one registered function.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import singledispatch
-from typing import NamedTuple
+from functools import partial, singledispatch
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,17 @@ from torch.utils.checkpoint import checkpoint
 from sklearn_margdrop.batches import blocks
 from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.products import product, squared_product
-from sklearn_margdrop.sparse import SparseMatrix
+from sklearn_margdrop.sparse import Matrix, SparseMatrix
+
+
+class Jacobian(Protocol):
+    """What a penalty needs of a layer's derivative; those of this module are examples."""
+
+    def pull_back(self, cotangent: Tensor) -> Tensor:
+        """(..., out) -> (..., in): the cotangent times the Jacobian."""
+
+    def push_variance(self, variance: Tensor) -> Tensor:
+        """(..., in) -> (..., out): the outputs' variances for independent inputs."""
 
 
 class Affine(NamedTuple):
@@ -31,7 +41,7 @@ class Affine(NamedTuple):
         """(..., out) -> (..., in): the cotangent times the Jacobian."""
         return product(cotangent, self.weight)
 
-    def push_variance(self, variance: Tensor) -> Tensor:
+    def push_variance(self, variance: Matrix) -> Tensor:
         """(..., in) -> (..., out): the outputs' variances for independent inputs."""
         return squared_product(variance, self.weight)
 
@@ -56,7 +66,6 @@ class Mask(NamedTuple):
     """Jacobian of a rectifier, whose ``slope`` (n_samples, width) is 0 or 1."""
 
     slope: Tensor
-    bend = None
 
     def pull_back(self, cotangent: Tensor) -> Tensor:
         return cotangent * self.slope.unsqueeze(-2)
@@ -76,11 +85,32 @@ class Identity(NamedTuple):
 
 
 class NoisyInput(NamedTuple):
-    """Noise at the input `z` (n_samples, width) of a linear layer, as its output sees it."""
+    """Noise at the input `z` (n_samples, width) of a linear layer, as its output sees it.
+
+    Parameters
+    ----------
+    noise : Noise
+        The noise model.
+    z : Tensor or SparseMatrix of shape (n_samples, width)
+        The clean input.
+    variance : Tensor or SparseMatrix of shape (n_samples, width) or (1, width)
+        That of the noise at `z`.
+    weight : Tensor of shape (K, width)
+        The weights of the layer.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.layers import NoisyInput
+    >>> from sklearn_margdrop.noise import Dropout
+    >>> z, weight, noise = torch.ones(1, 3), torch.full((1, 3), 2.0), Dropout(0.5)
+    >>> NoisyInput(noise, z, noise.variance(z), weight).output_variance()
+    tensor([[12.]])
+    """
 
     noise: Noise
-    z: Tensor | SparseMatrix
-    variance: Tensor | SparseMatrix
+    z: Matrix
+    variance: Matrix
     weight: Tensor
 
     def output_variance(self, weight: Tensor | None = None) -> Tensor:
@@ -94,27 +124,57 @@ class NoisyInput(NamedTuple):
 
         In closed form where the noise model has one, else that of gaussian noise.
         """
-        if self.noise.cumulant is None:
+        cumulant = self.noise.cumulant
+        if cumulant is None:
             return 0.5 * self.output_variance()
         if isinstance(self.z, SparseMatrix):
-            return self.z.sum_over_values(self.noise.cumulant, self.weight)
+            return self.z.sum_over_values(cumulant, self.weight)
+
+        def total(z: Tensor) -> Tensor:
+            return cumulant(z.unsqueeze(-2), self.weight).sum(-1)
+
         cut = blocks(len(self.z), self.weight.numel())
-        # Nothing larger than a block is kept: the backward pass computes each of them again.
-        options = {"use_reentrant": False, "preserve_rng_state": False}
         if len(cut) == 1:
-            return self._sum_of_cumulants(self.z)
-        return torch.cat([checkpoint(self._sum_of_cumulants, self.z[b], **options) for b in cut])
-
-    def _sum_of_cumulants(self, z: Tensor) -> Tensor:
-        return self.noise.cumulant(z.unsqueeze(-2), self.weight).sum(-1)
-
-
-Jacobian = Affine | Elementwise | Mask | Identity
+            return total(self.z)
+        # Nothing larger than a block is kept: the backward pass computes each of them again.
+        again = partial(checkpoint, total, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat([again(self.z[b]) for b in cut])
 
 
 @singledispatch
 def linearize(layer: nn.Module, z: Tensor) -> tuple[Tensor, Jacobian]:
-    """Output of `layer` at `z` of shape (n_samples, width), and its Jacobian there."""
+    """Run `layer` at `z` and find its Jacobian there.
+
+    A new type of layer is a function that is registered for it; its Jacobian has the methods
+    ``pull_back`` and ``push_variance``.
+
+    Parameters
+    ----------
+    layer : torch.nn.Module
+        Dispatched on by its type.
+    z : Tensor of shape (n_samples, width)
+        What enters the layer.
+
+    Returns
+    -------
+    out : Tensor of shape (n_samples, n_outputs)
+        What the layer makes of it.
+    jacobian : Affine, Elementwise, Mask, Identity or the like
+        The local Jacobian of each row.
+
+    Raises
+    ------
+    NotImplementedError
+        If nothing is registered for the type of `layer`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.layers import linearize
+    >>> out, jacobian = linearize(torch.nn.ReLU(), torch.tensor([[-1.0, 2.0]]))
+    >>> out, jacobian.push_variance(torch.ones(1, 2))
+    (tensor([[0., 2.]]), tensor([[0., 1.]]))
+    """
     raise NotImplementedError(
         f"No linearisation is registered for {type(layer).__name__}; add one with "
         "`@linearize.register`."
@@ -122,30 +182,30 @@ def linearize(layer: nn.Module, z: Tensor) -> tuple[Tensor, Jacobian]:
 
 
 @linearize.register
-def _(layer: nn.Linear, z):
+def _(layer: nn.Linear, z: Tensor) -> tuple[Tensor, Jacobian]:
     return layer(z), Affine(layer.weight)
 
 
 @linearize.register
-def _(layer: nn.Identity, z):
+def _(layer: nn.Identity, z: Tensor) -> tuple[Tensor, Jacobian]:
     return z, Identity()
 
 
 @linearize.register
-def _(layer: nn.ReLU, z):
+def _(layer: nn.ReLU, z: Tensor) -> tuple[Tensor, Jacobian]:
     out = layer(z)
     # The sign of what a rectifier returns is its derivative, and far cheaper than a comparison.
     return out, Mask(out.detach().sign())
 
 
 @linearize.register
-def _(layer: nn.Sigmoid, z):
+def _(layer: nn.Sigmoid, z: Tensor) -> tuple[Tensor, Jacobian]:
     out = layer(z)
     return out, Elementwise(out * (1 - out), lambda: 1 - 2 * out)
 
 
 @linearize.register
-def _(layer: nn.Tanh, z):
+def _(layer: nn.Tanh, z: Tensor) -> tuple[Tensor, Jacobian]:
     out = layer(z)
     return out, Elementwise(1 - out.square(), lambda: -2 * out)
 

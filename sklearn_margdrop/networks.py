@@ -5,25 +5,25 @@ Site 0 is the input, site l the output of hidden layer l.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from sklearn_margdrop.layers import ACTIVATIONS, Jacobian, glorot_uniform_, linearize
+from sklearn_margdrop.layers import ACTIVATIONS, Affine, Jacobian, glorot_uniform_, linearize
 from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.products import linear
-from sklearn_margdrop.sparse import SparseMatrix
+from sklearn_margdrop.sparse import Matrix, SparseMatrix
 
 
 class Trace(NamedTuple):
     """One clean forward pass, with what a penalty needs of it.
 
-    Attributes
+    Parameters
     ----------
     eta : Tensor of shape (n_samples, K)
         The linear predictor.
@@ -34,15 +34,37 @@ class Trace(NamedTuple):
         row stands for all samples.
     sources : tuple of (tuple or None)
         The noise model before each layer and the clean activation that it noises, or None.
+
+    See Also
+    --------
+    trace : Make one.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.networks import NoisyNetwork
+    >>> from sklearn_margdrop.noise import Dropout
+    >>> network = NoisyNetwork([4, 8, 3], noise={1: Dropout(0.5)})
+    >>> trace = network.trace(torch.ones(5, 4))
+    >>> [None if s is None else tuple(s.shape) for s in trace.variances]
+    [None, None, (5, 8)]
     """
 
     eta: Tensor
     jacobians: tuple[Jacobian, ...]
-    variances: tuple[Tensor | SparseMatrix | None, ...]
-    sources: tuple[tuple[Noise, Tensor | SparseMatrix] | None, ...]
+    variances: tuple[Matrix | None, ...]
+    sources: tuple[tuple[Noise, Matrix] | None, ...]
+
+    @property
+    def output(self) -> Affine:
+        """The Jacobian of the last layer."""
+        last = self.jacobians[-1]
+        if not isinstance(last, Affine):
+            raise TypeError("The last layer must be affine.")
+        return last
 
 
-def trace(layers: Iterable[nn.Module], x: Tensor, noise: Mapping[int, Noise]) -> Trace:
+def trace(layers: Iterable[nn.Module], x: Matrix, noise: Mapping[int, Noise]) -> Trace:
     """Run `layers` on `x` without noise and keep what the penalties need.
 
     Parameters
@@ -51,14 +73,32 @@ def trace(layers: Iterable[nn.Module], x: Tensor, noise: Mapping[int, Noise]) ->
         An ``nn.Sequential``, say. Every layer has a registered
         :func:`~sklearn_margdrop.layers.linearize`; the last one is affine.
     x : Tensor of shape (n_samples, n_features)
+        The rows.
     noise : mapping of int to Noise
         The noise model at the input of the layer with that position.
 
     Returns
     -------
     Trace
+        What :mod:`~sklearn_margdrop.penalties` are functions of.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.families import Categorical
+    >>> from sklearn_margdrop.networks import trace
+    >>> from sklearn_margdrop.noise import Dropout
+    >>> from sklearn_margdrop.penalties import quadratic
+    >>> layers = torch.nn.Sequential(
+    ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)
+    ... )
+    >>> at = trace(layers, torch.ones(5, 4), {0: Dropout(0.8), 2: Dropout(0.5)})
+    >>> quadratic(at, Categorical()).shape
+    torch.Size([5])
     """
-    jacobians, variances, sources = [], [], []
+    jacobians: list[Jacobian] = []
+    variances: list[Matrix | None] = []
+    sources: list[tuple[Noise, Matrix] | None] = []
     for position, layer in enumerate(layers):
         model = noise.get(position)
         if model is None or model.is_null:
@@ -67,25 +107,27 @@ def trace(layers: Iterable[nn.Module], x: Tensor, noise: Mapping[int, Noise]) ->
         else:
             variances.append(apply_elementwise(x, model.variance))
             sources.append((model, x))
-        x, jacobian = linearize(layer, x)
+        x, jacobian = linearize(layer, cast("Tensor", x))  # or sparse, into an affine layer
         jacobians.append(jacobian)
-    return Trace(x, tuple(jacobians), tuple(variances), tuple(sources))
+    return Trace(cast("Tensor", x), tuple(jacobians), tuple(variances), tuple(sources))
 
 
-def apply_elementwise(x, function):
+def apply_elementwise(x: Matrix, function: Callable[[Tensor], Tensor]) -> Matrix:
     """Elementwise `function` of a tensor or of a sparse matrix."""
     return x.map(function) if isinstance(x, SparseMatrix) else function(x)
 
 
 class _Linear(nn.Linear):
-    def __init__(self, fan_in, fan_out, centred, **options):
+    centre: Tensor | None
+
+    def __init__(self, fan_in: int, fan_out: int, centred: bool, **options: Any) -> None:
         super().__init__(fan_in, fan_out, **options)
         self.register_buffer("centre", self.weight.new_zeros(fan_in) if centred else None)
 
-    def forward(self, x):
+    def forward(self, x: Matrix) -> Tensor:
         return linear(x, self.weight, self.bias)
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         """Leave them to the network: torch's initialisation would use the global generator."""
 
 
@@ -97,11 +139,13 @@ class NoisyNetwork(nn.Module):
     layer_sizes : sequence of int
         Widths of the input, of each hidden layer and of the output.
     activation : {"relu", "logistic", "tanh", "identity"}, default="relu"
+        Of the hidden layers.
     noise : mapping of int to Noise, default={}
         The noise model at each noisy site. Models that leave their site as it is are dropped.
     seed : int or None, default=0
         Seed of the initial weights, which are the same on every device; None starts at zero.
     dtype : torch.dtype, default=torch.float32
+        Of the parameters.
     input_scale : float, default=1.0
         Typical size of the features. The first layer's initial weights are divided by it.
     fit_intercept : bool, default=True
@@ -111,6 +155,16 @@ class NoisyNetwork(nn.Module):
     ------
     ValueError
         If `noise` names a site that the layers do not have.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.networks import NoisyNetwork
+    >>> from sklearn_margdrop.noise import Dropout
+    >>> network = NoisyNetwork([4, 8, 3], noise={0: Dropout(0.8), 1: Dropout(0.5)})
+    >>> x = torch.ones(5, 4)
+    >>> network(x).shape, torch.equal(network(x), network.sample(x))
+    (torch.Size([5, 3]), False)
     """
 
     def __init__(
@@ -134,8 +188,8 @@ class NoisyNetwork(nn.Module):
         for fan_in, fan_out in pairwise(layer_sizes):
             # Logistic units are never zero on average, see `centred`.
             centred = activation == "logistic" and len(layers) > 0 and fit_intercept
-            linear = _Linear(fan_in, fan_out, centred, bias=fit_intercept, dtype=dtype)
-            layers += [linear, ACTIVATIONS[activation]()]
+            affine = _Linear(fan_in, fan_out, centred, bias=fit_intercept, dtype=dtype)
+            layers += [affine, ACTIVATIONS[activation]()]
         self.layers = nn.ModuleList(layers[:-1])
         # Hidden layer l ends at layer 2l - 1, so what enters layer 2l is its output.
         self.noise = {2 * s: model for s, model in noise.items() if not model.is_null}
@@ -155,23 +209,23 @@ class NoisyNetwork(nn.Module):
         """The layers with parameters."""
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Matrix) -> Tensor:
         """The linear predictor of `x` of shape (n_samples, n_features), without noise."""
         for layer in self.layers:
             x = layer(x)
-        return x
+        return cast("Tensor", x)
 
-    def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, x: Matrix, generator: torch.Generator | None = None) -> Tensor:
         """The linear predictor with one draw of the noise at every noisy site."""
         for index, layer in enumerate(self.layers):
             if index in self.noise:
                 draw = partial(self.noise[index].sample, generator=generator)
                 x = x.resample(draw) if isinstance(x, SparseMatrix) else draw(x)
             x = layer(x)
-        return x
+        return cast("Tensor", x)
 
     @contextmanager
-    def centred(self):
+    def centred(self) -> Iterator[None]:
         """For a step of an optimiser: coordinates in which layers see their input centred.
 
         All the weights after logistic units act together as the intercept does, and hundreds of
@@ -180,17 +234,20 @@ class NoisyNetwork(nn.Module):
         saturation. In W and b' = b + W c, with c the mean activation when training began, the
         layer computes W (z - c) + b'. (The centring of Schraudolph, 1998.)
         """
-        layers = [layer for layer in self.linears if layer.centre is not None]
+        linears = (layer for layer in self.linears if isinstance(layer, _Linear))
+        layers = [(layer, layer.centre) for layer in linears if layer.centre is not None]
         with torch.no_grad():
-            for layer in layers:
-                layer.weight.grad.addr_(layer.bias.grad, layer.centre, alpha=-1)
-                layer.bias.addmv_(layer.weight, layer.centre)
+            for layer, centre in layers:
+                assert layer.weight.grad is not None  # a step follows its gradient
+                assert layer.bias.grad is not None
+                layer.weight.grad.addr_(layer.bias.grad, centre, alpha=-1)
+                layer.bias.addmv_(layer.weight, centre)
             try:
                 yield
             finally:
-                for layer in layers:
-                    layer.bias.addmv_(layer.weight, layer.centre, alpha=-1)
+                for layer, centre in layers:
+                    layer.bias.addmv_(layer.weight, centre, alpha=-1)
 
-    def trace(self, x: Tensor) -> Trace:
+    def trace(self, x: Matrix) -> Trace:
         """A clean forward pass that keeps the local Jacobians and the noise variances."""
         return trace(self.layers, x, self.noise)

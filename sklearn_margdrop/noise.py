@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -32,21 +32,37 @@ class Noise(ABC):
         The word that selects the model in an estimator's ``noise`` parameter.
     parameter : {"retain_rate", "noise_std"}
         The estimator parameter that sets the strength.
+
+    See Also
+    --------
+    Dropout : Drops units.
+    Gaussian : Adds a normal variable.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.noise import NOISE_MODELS
+    >>> z = torch.tensor([1.0, -2.0])
+    >>> for name, model in sorted(NOISE_MODELS.items()):
+    ...     print(name, model(0.5).variance(z).tolist())
+    dropout [1.0, 4.0]
+    gaussian [0.25, 0.25]
     """
 
     name: ClassVar[str]
     parameter: ClassVar[str]
 
     #: Where it is known in closed form and not gaussian, ``cumulant(z, weight)`` is a method that
-    #: returns log E exp(weight (z~ - z)), elementwise for broadcast arguments.
-    cumulant: ClassVar[Callable | None] = None
+    #: returns log E exp(weight (z~ - z)), elementwise for broadcast arguments. Of sparse data only
+    #: the stored values are summed over, so that it has to be zero at z = 0 there.
+    cumulant: Callable[[Tensor, Tensor], Tensor] | None = None
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if "name" in vars(cls):
             NOISE_MODELS[cls.name] = cls
 
-    def __init__(self, strength: float):
+    def __init__(self, strength: float) -> None:
         self.strength = float(strength)
 
     def __repr__(self) -> str:
@@ -79,12 +95,15 @@ class Noise(ABC):
         return _slope(partial(self.sample, generator=generator), z)
 
 
-def random_int16(shape, generator: torch.Generator | None, device) -> Tensor:
+def random_int16(
+    shape: Sequence[int], generator: torch.Generator | None, device: torch.device | str
+) -> Tensor:
     """Uniform random integers of 16 bits. One draw of 64 serves four of them."""
     if torch.device(device).type not in ("cpu", "cuda"):  # where 64 bits may not all be random
         low = torch.iinfo(torch.int16).min
-        options = {"dtype": torch.int16, "generator": generator, "device": device}
-        return torch.randint(low, -low, shape, **options)
+        return torch.randint(
+            low, -low, shape, dtype=torch.int16, generator=generator, device=device
+        )
     size, whole = math.prod(shape), torch.iinfo(torch.int64)
     n_draws = -(-size // 4)
     bits = torch.randint(whole.min, whole.max, (n_draws,), generator=generator, device=device)
@@ -102,24 +121,41 @@ def _slope(function: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Ten
 
 
 class Dropout(Noise):
-    """z~ = z * Bernoulli(q) / q with retain rate q: variance z^2 (1 - q) / q."""
+    """z~ = z * Bernoulli(q) / q with retain rate q: variance z^2 (1 - q) / q.
+
+    Parameters
+    ----------
+    strength : float
+        The retain rate in (0, 1]; 1 is no noise.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.noise import Dropout
+    >>> z, noise = torch.tensor([1.0, -2.0, 0.0]), Dropout(0.5)
+    >>> noise.variance(z)
+    tensor([1., 4., 0.])
+    >>> drawn = noise.sample(z.expand(10_000, -1), torch.Generator().manual_seed(0))
+    >>> drawn[:, 0].unique()
+    tensor([0., 2.])
+    """
 
     name = "dropout"
     parameter = "retain_rate"
 
     @property
-    def is_null(self):
+    def is_null(self) -> bool:
         return self.strength == 1.0
 
-    def variance(self, z):
+    def variance(self, z: Tensor) -> Tensor:
         q = self.strength
         return (z * z).mul_((1 - q) / q)
 
-    def variance_slope(self, z):
+    def variance_slope(self, z: Tensor) -> Tensor:
         q = self.strength
         return z * (2 * (1 - q) / q)
 
-    def cumulant(self, z, weight):
+    def cumulant(self, z: Tensor, weight: Tensor) -> Tensor:
         q = self.strength
         if q == 1:
             return torch.zeros_like(z * weight)
@@ -129,14 +165,16 @@ class Dropout(Noise):
         large = t + math.log(q) + torch.log1p((1 - q) / q * torch.exp(-t.clamp_min(1.0)))
         return torch.where(t < 1, small, large) - q * t
 
-    def sample(self, z, generator=None):
+    def sample(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return z * self._mask(z, generator)
 
-    def draw(self, z, generator=None):
+    def draw(
+        self, z: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         mask = self._mask(z, generator)
         return z * mask, mask
 
-    def _mask(self, z, generator):
+    def _mask(self, z: Tensor, generator: torch.Generator | None) -> Tensor:
         """Bernoulli(q) / q for every element of `z`."""
         q = self.strength
         kept = round(q * 2**16)
@@ -150,24 +188,39 @@ class Dropout(Noise):
 
 
 class Gaussian(Noise):
-    """z~ = z + Normal(0, std^2): variance std^2, whatever the activation."""
+    """z~ = z + Normal(0, std^2): variance std^2, whatever the activation.
+
+    Parameters
+    ----------
+    strength : float
+        The standard deviation, in the units of the activation; 0 is no noise.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.noise import Gaussian
+    >>> Gaussian(0.5).variance(torch.tensor([1.0, -2.0, 0.0]))
+    tensor([0.2500, 0.2500, 0.2500])
+    """
 
     name = "gaussian"
     parameter = "noise_std"
 
     @property
-    def is_null(self):
+    def is_null(self) -> bool:
         return self.strength == 0.0
 
-    def variance(self, z):
+    def variance(self, z: Tensor) -> Tensor:
         return torch.full_like(z, self.strength**2)
 
-    def variance_slope(self, z):
+    def variance_slope(self, z: Tensor) -> None:
         return None
 
-    def draw(self, z, generator=None):
+    def draw(
+        self, z: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         return self.sample(z, generator), None
 
-    def sample(self, z, generator=None):
+    def sample(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
         noise = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
         return z + self.strength * noise

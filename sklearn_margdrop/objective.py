@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,7 +14,7 @@ from sklearn_margdrop.batches import Batch, blocks
 from sklearn_margdrop.families import Family
 from sklearn_margdrop.networks import NoisyNetwork, apply_elementwise
 from sklearn_margdrop.penalties import diagonal, draw_probes, moments, quadratic
-from sklearn_margdrop.sparse import SparseMatrix
+from sklearn_margdrop.sparse import Matrix, SparseMatrix
 
 #: How the expectation over the noise is evaluated.
 METHODS = ("diagonal", "quadratic", "moments", "sampling")
@@ -40,14 +42,32 @@ class Objective(nn.Module):
     Parameters
     ----------
     family : Family
+        That of the output.
     method : {"diagonal", "quadratic", "moments", "sampling"}
-        `"sampling"` noises the loss itself and leaves the penalty at zero. When there are
-        unlabelled rows, it adds the sampled divergence of the noisy from the clean
-        prediction to the clean loss instead, which needs no label.
+        How the expectation over the noise is evaluated. `"sampling"` noises the loss itself and
+        leaves the penalty at zero. When there are unlabelled rows, it adds the sampled
+        divergence of the noisy from the clean prediction to the clean loss instead, which needs
+        no label.
     n_probes : int, default=None
         Random combinations of the curvature's rows that `"quadratic"` pulls back; None
         pulls back all of them.
     alpha : float, default=0.0
+        Strength of the L2 penalty.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.batches import Batch
+    >>> from sklearn_margdrop.families import Categorical
+    >>> from sklearn_margdrop.networks import NoisyNetwork
+    >>> from sklearn_margdrop.noise import Dropout
+    >>> from sklearn_margdrop.objective import Objective
+    >>> network = NoisyNetwork([4, 8, 3], noise={1: Dropout(0.5)})
+    >>> batch = Batch(torch.eye(4), torch.tensor([0, 1, 2, 0]))
+    >>> terms = Objective(Categorical(), "diagonal", alpha=1e-4)(network, batch)
+    >>> terms.total.backward()  # or `Objective.backward`, which is faster
+    >>> bool(terms.total == terms.loss + terms.penalty + terms.l2)
+    True
     """
 
     def __init__(
@@ -80,15 +100,19 @@ class Objective(nn.Module):
         """
         noises_loss, sums = self._noises_loss(batch), []
         for rows in _cut(network, _whole(batch)):
-            if self._is_one_pass(network, rows.x, noises_loss):
-                terms = backpropagate(network, self.family, *rows, noises_loss, generator)
+            x, y, w, v = rows
+            if isinstance(x, Tensor) and self._is_one_pass(network, noises_loss):
+                terms = backpropagate(network, self.family, x, y, w, v, noises_loss, generator)
             else:
                 terms = self._sums(network, rows, noises_loss, generator)
-                sum(terms).backward()
+                (terms[0] + terms[1]).backward()
             sums.append(terms)
-        loss, penalty = (sum(each).detach() for each in zip(*sums, strict=True))
+        loss, penalty = (
+            functools.reduce(torch.add, each).detach() for each in zip(*sums, strict=True)
+        )
         with torch.no_grad():
             for layer in network.linears if self.alpha > 0 else ():
+                assert layer.weight.grad is not None  # the loss's
                 layer.weight.grad.add_(layer.weight, alpha=self.alpha)
             return Terms(loss, penalty, self._l2(network, loss))
 
@@ -96,17 +120,21 @@ class Objective(nn.Module):
         """Whether the loss itself is noised: where all rows are labelled, when sampling."""
         return self.method == "sampling" and len(batch.x) == len(batch.y)
 
-    def _is_one_pass(self, network: NoisyNetwork, x, noises_loss: bool) -> bool:
-        """Whether :func:`backpropagate` can do it."""
+    def _is_one_pass(self, network: NoisyNetwork, noises_loss: bool) -> bool:
+        """Whether :func:`backpropagate` can do it, for dense rows."""
         # The quadratic penalty of noise at the last site is the diagonal one.
         last = len(network.layers) - 1
         is_diagonal = self.method == "diagonal" or (
             self.method == "quadratic" and network.noise.keys() <= {last}
         )
-        return isinstance(x, Tensor) and (noises_loss or is_diagonal) and is_known(network)
+        return (noises_loss or is_diagonal) and is_known(network)
 
     def _sums(
-        self, network: NoisyNetwork, rows: _Rows, noises_loss: bool, generator
+        self,
+        network: NoisyNetwork,
+        rows: _Rows,
+        noises_loss: bool,
+        generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
         """Loss and penalty of weighted rows."""
         x, y = rows.x, rows.y
@@ -118,7 +146,9 @@ class Objective(nn.Module):
             penalty = per_row.dot(rows.penalty_weight)
         return self.family.loss(eta[: len(y)], y).dot(rows.loss_weight), penalty
 
-    def _penalty(self, network, x, generator) -> tuple[Tensor, Tensor]:
+    def _penalty(
+        self, network: NoisyNetwork, x: Matrix, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
         if self.method == "sampling":
             eta = network(x)
             return eta, self.family.divergence(network.sample(x, generator), eta)
@@ -129,7 +159,7 @@ class Objective(nn.Module):
             return trace.eta, moments(trace, self.family)
         return trace.eta, quadratic(trace, self.family, self._probes(trace.eta, generator))
 
-    def _probes(self, eta: Tensor, generator) -> Tensor | None:
+    def _probes(self, eta: Tensor, generator: torch.Generator | None) -> Tensor | None:
         rank = self.family.curvature_rank(eta.shape[-1])
         if self.n_probes is None or self.n_probes >= rank:
             return None
@@ -137,7 +167,11 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def mean_curvature(
-        self, network: NoisyNetwork, batch: Batch, function=torch.square, penalty: bool = False
+        self,
+        network: NoisyNetwork,
+        batch: Batch,
+        function: Callable[[Tensor], Tensor] = torch.square,
+        penalty: bool = False,
     ) -> list[Tensor]:
         """The mean over rows of A''(eta) times a function of x, without hidden layers.
 
@@ -153,7 +187,8 @@ class Objective(nn.Module):
         penalty : bool, default=False
             Whether the mean is that of the penalty, over unlabelled rows as well.
         """
-        totals = [0.0, 0.0][: len(list(network.parameters()))]
+        n_parts = len(list(network.parameters()))
+        totals: list[Tensor] = []
         for rows in _cut(network, _whole(batch)):
             weight = rows.penalty_weight
             if not penalty:
@@ -165,21 +200,22 @@ class Objective(nn.Module):
                 coefficients = curvature.sum(0).unsqueeze(-1) * values
             else:
                 coefficients = (values.mT @ curvature).mT
-            parts = (coefficients, curvature.sum(0))
-            totals = [total + part for total, part in zip(totals, parts, strict=False)]
+            parts = [coefficients, curvature.sum(0)][:n_parts]
+            totals = list(map(torch.add, totals, parts)) if totals else parts
         return totals
 
-    def _l2(self, network, loss: Tensor) -> Tensor:
+    def _l2(self, network: NoisyNetwork, loss: Tensor) -> Tensor:
         if self.alpha == 0:
             return torch.zeros_like(loss)
         weights = [linear.weight.flatten() for linear in network.linears]
-        return 0.5 * self.alpha * sum(w.dot(w) for w in weights)
+        squares: Tensor = functools.reduce(torch.add, (w.dot(w) for w in weights))
+        return 0.5 * self.alpha * squares
 
 
 class _Rows(NamedTuple):
     """Rows of a batch and their weights in the loss (labelled ones) and in the penalty (all)."""
 
-    x: Tensor | SparseMatrix
+    x: Matrix
     y: Tensor
     loss_weight: Tensor
     penalty_weight: Tensor
@@ -200,8 +236,9 @@ def _whole(batch: Batch) -> _Rows:
 
 def _cut(network: NoisyNetwork, rows: _Rows) -> list[_Rows]:
     """Blocks of dense rows for a network without hidden layers, else the rows as they are."""
-    if isinstance(rows.x, SparseMatrix) or len(network.layers) > 1:
+    x, *others = rows
+    if isinstance(x, SparseMatrix) or len(network.layers) > 1:
         return [rows]
-    size = max(rows.x.shape[1], network.layers[0].out_features)
-    cut = blocks(len(rows.x), size, in_cache=rows.x.device.type == "cpu")
-    return [_Rows(*(each[b] for each in rows)) for b in cut] if len(cut) > 1 else [rows]
+    size = max(x.shape[1], network.linears[0].out_features)
+    cut = blocks(len(x), size, in_cache=x.device.type == "cpu")
+    return [_Rows(x[b], *(each[b] for each in others)) for b in cut] if len(cut) > 1 else [rows]

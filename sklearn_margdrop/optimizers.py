@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+#: A step length, and the function and its slope there.
+Point: TypeAlias = tuple[float, float, float]
 
 
 class FisherLBFGS:
@@ -32,20 +36,45 @@ class FisherLBFGS:
         The norm of the gradient where the curvature is one, at the end of the last step.
     stalled : bool
         Whether the last step found nothing lower.
+
+    Examples
+    --------
+    A quadratic function with the curvatures 1 and 10,000:
+
+    >>> import torch
+    >>> from sklearn_margdrop.optimizers import FisherLBFGS
+    >>> x, curvature = torch.nn.Parameter(torch.ones(2)), torch.tensor([1.0, 1e4])
+    >>> optimizer = FisherLBFGS([{"params": [x]}])
+    >>> optimizer.precondition([curvature])
+    >>> def objective():
+    ...     value = 0.5 * (curvature * x * x).sum()
+    ...     value.backward()
+    ...     return value
+    >>> _ = optimizer.step(objective)
+    >>> optimizer.decrement < 1e-6
+    True
     """
 
-    def __init__(self, params, lr: float = 1.0, history_size: int = 10):
+    def __init__(
+        self, params: Iterable[dict[str, Any]], lr: float = 1.0, history_size: int = 10
+    ) -> None:
         self.params = [p for group in params for p in group["params"]]
         self.lr = lr
         self.history_size = history_size
         self.decrement = math.inf
         self.stalled = False
+        self.forget()
 
-    def state_dict(self) -> dict:
+    @property
+    def is_ready(self) -> bool:
+        """Whether `precondition` has been called."""
+        return len(self._inverse) > 0
+
+    def state_dict(self) -> dict[str, Any]:
         """Nothing: the history does not outlive a fit."""
         return {"state": {}, "param_groups": []}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing, likewise."""
 
     def precondition(self, diagonal: Sequence[Tensor]) -> None:
@@ -53,8 +82,8 @@ class FisherLBFGS:
 
         Parameters that the objective does not depend on, whose diagonal is zero, stay.
         """
-        diagonal = torch.cat([each.reshape(-1) for each in diagonal])
-        self._inverse = torch.where(diagonal > 0, diagonal.reciprocal(), 0.0)
+        flat = torch.cat([each.reshape(-1) for each in diagonal])
+        self._inverse = torch.where(flat > 0, flat.reciprocal(), 0.0)
         self._x = torch.cat([p.detach().reshape(-1) for p in self.params])
         self._grad = torch.zeros_like(self._x)
         start = 0
@@ -72,8 +101,9 @@ class FisherLBFGS:
 
     def forget(self) -> None:
         """Let go of all but the parameters; a next step needs `precondition`."""
-        self._inverse = self._grad = self._x = self._before = None
-        self._steps = self._changes = None
+        nothing = torch.empty(0)
+        self._inverse = self._grad = self._x = self._before = nothing
+        self._steps = self._changes = nothing
         for p in self.params:
             p.grad = None
 
@@ -96,7 +126,7 @@ class FisherLBFGS:
             slope = self._find(direction)
         at = [0.0]
 
-        def evaluate(t):
+        def evaluate(t: float) -> tuple[float, float]:
             torch.add(before, direction, alpha=t, out=self._x)
             at[0] = t
             value = self._evaluate(closure)
@@ -121,7 +151,7 @@ class FisherLBFGS:
             del self._slots[: -self.history_size]
         return value
 
-    def _evaluate(self, closure) -> float:
+    def _evaluate(self, closure: Callable[[], Tensor]) -> float:
         self._grad.zero_()
         with torch.enable_grad():
             value = float(closure().detach())
@@ -204,7 +234,7 @@ def line_search(
     return low[0], low[1]
 
 
-def _interpolate(low, high) -> float:
+def _interpolate(low: Point, high: Point) -> float:
     """The minimum of the cubic through two points, kept well between them."""
     (a, fa, ga), (b, fb, gb) = low, high
     width = b - a
@@ -228,16 +258,33 @@ class Fisher(torch.optim.Optimizer):
     Parameters
     ----------
     params : iterable of torch.nn.Parameter
+        What is optimised.
     lr : float
+        Step size; 1 is an average over all the rows.
+
+    Examples
+    --------
+    A running mean is what it makes of squared errors:
+
+    >>> import torch
+    >>> from sklearn_margdrop.optimizers import Fisher
+    >>> mean = torch.nn.Parameter(torch.zeros(1))
+    >>> optimizer = Fisher([mean], lr=1.0)
+    >>> for y in (2.0, 4.0, 9.0):
+    ...     mean.grad = mean.detach() - y
+    ...     optimizer.accumulate([torch.ones(1)], n_rows=1)
+    ...     optimizer.step()
+    >>> mean.item()
+    5.0
     """
 
-    def __init__(self, params, lr: float):
+    def __init__(self, params: Iterable[Any], lr: float) -> None:
         super().__init__(params, {"lr": lr})
         for p in self._params:
             self.state[p]["sum"] = torch.zeros_like(p)
 
     @property
-    def _params(self):
+    def _params(self) -> list[nn.Parameter]:
         return [p for group in self.param_groups for p in group["params"]]
 
     def accumulate(self, diagonal: Sequence[Tensor], n_rows: int) -> None:
@@ -247,7 +294,7 @@ class Fisher(torch.optim.Optimizer):
             self.state[p]["sum"].add_(each, alpha=n_rows)
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]  # no closure
         """One update for the mean loss over the rows that were accumulated last."""
         for group in self.param_groups:
             for p in group["params"]:

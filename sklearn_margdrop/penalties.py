@@ -13,6 +13,9 @@ dropped (P, below Eq. 4), so that R needs no label and is never negative.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,10 +25,13 @@ from sklearn_margdrop.layers import NoisyInput
 from sklearn_margdrop.networks import Trace
 from sklearn_margdrop.noise import random_int16
 from sklearn_margdrop.products import product, sum_of_squares
+from sklearn_margdrop.sparse import Matrix
 
 
 def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Tensor:
-    """The exact second-order penalty (P, Eq. 8; W, the quadratic noising regularizer).
+    """The exact second-order penalty.
+
+    P, Eq. 8; W, the quadratic noising regularizer.
 
     The curvature is factored once, H = U'U, and the rows of U are pulled back through the
     layers together: all sites cost one sweep, and J' H J is never formed.
@@ -33,7 +39,9 @@ def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Ten
     Parameters
     ----------
     trace : Trace
+        A clean forward pass.
     family : Family
+        That of the output.
     probes : Tensor of shape (n_samples, size, n_probes), default=None
         Signs of random combinations of the rows of U, see :func:`draw_probes`, which make the
         value and the gradient unbiased estimates. All layers but the last work on `n_probes`
@@ -42,6 +50,19 @@ def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Ten
     Returns
     -------
     Tensor of shape (n_samples,)
+        R, in nats.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.families import Categorical
+    >>> from sklearn_margdrop.networks import NoisyNetwork
+    >>> from sklearn_margdrop.noise import Dropout
+    >>> from sklearn_margdrop.penalties import quadratic
+    >>> network = NoisyNetwork([4, 8, 3], "tanh", {0: Dropout(0.8), 1: Dropout(0.5)})
+    >>> R = quadratic(network.trace(torch.eye(4)), Categorical())
+    >>> R.shape, bool((R > 0).all())
+    (torch.Size([4]), True)
     """
     total = trace.eta.new_zeros(trace.eta.shape[:-1])
     noisy = [index for index, s in enumerate(trace.variances) if s is not None]
@@ -51,7 +72,7 @@ def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Ten
         # Noise at the last site alone: the diagonal form is exact and forms no cotangents.
         return diagonal(trace, family)
     last = len(trace.jacobians) - 1
-    weight = trace.jacobians[last].weight
+    weight = trace.output.weight
     if probes is None:
         cotangents = product(family.curvature_factor(trace.eta), weight)
     else:
@@ -59,69 +80,177 @@ def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Ten
     for index in range(last, noisy[0] - 1, -1):
         if index < last:
             cotangents = trace.jacobians[index].pull_back(cotangents)
-        variance = trace.variances[index]
+        # Sparse rows have no hidden layers.
+        variance = cast("Tensor | None", trace.variances[index])
         if variance is not None:
             total = total + 0.5 * (sum_of_squares(cotangents) * variance).sum(-1)
     return total
 
 
 def diagonal(trace: Trace, family: Family) -> Tensor:
-    """The second-order penalty with the cross terms between units dropped (P, Eq. 9).
+    """The second-order penalty with the cross terms between units dropped.
+
+    P, Eq. 9.
 
     Variances are pushed forward layer by layer next to the activations; the output layer
     keeps the family's whole curvature. One extra forward pass, whatever the noisy sites; the
     same value as :func:`quadratic` when only the last site is noisy.
 
+    Parameters
+    ----------
+    trace : Trace
+        A clean forward pass.
+    family : Family
+        That of the output.
+
     Returns
     -------
     Tensor of shape (n_samples,)
+        R, in nats.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.families import Categorical
+    >>> from sklearn_margdrop.networks import NoisyNetwork
+    >>> from sklearn_margdrop.noise import Dropout
+    >>> from sklearn_margdrop.penalties import diagonal, quadratic
+    >>> network = NoisyNetwork([4, 8, 3], "tanh", {1: Dropout(0.5)})
+    >>> trace = network.trace(torch.eye(4))
+    >>> torch.allclose(diagonal(trace, Categorical()), quadratic(trace, Categorical()))
+    True
     """
-    carried: Tensor | None = None
-    *inner, last = zip(trace.jacobians, trace.variances, strict=True)
-    for jacobian, variance in inner:
+    carried: Matrix | None = None
+    *inner, last = trace.variances
+    for jacobian, variance in zip(trace.jacobians[:-1], inner, strict=True):
         carried = _add(carried, variance)
         if carried is not None:
-            carried = jacobian.push_variance(carried)
-    jacobian, variance = last
-    carried = _add(carried, variance)
+            carried = jacobian.push_variance(cast("Tensor", carried))  # or sparse, if affine
+    carried = _add(carried, last)
     if carried is None:
         return trace.eta.new_zeros(trace.eta.shape[:-1])
-    return 0.5 * family.curvature_trace(trace.eta, carried, jacobian.weight)
+    return 0.5 * family.curvature_trace(trace.eta, carried, trace.output.weight)
 
 
 def moments(trace: Trace, family: Family) -> Tensor:
-    """The expectation E A(eta~) - A(eta) itself, for noise at the last site (W, Eq. 1; F).
+    """The expectation E A(eta~) - A(eta) itself, for noise at the last site.
 
-    In closed form where the family has one, else that of the gaussian with the moments of eta~.
+    W, Eq. 1; F. In closed form where the family has one, else that of the gaussian with the
+    moments of eta~.
+
+    Parameters
+    ----------
+    trace : Trace
+        A clean forward pass.
+    family : Family
+        That of the output.
+
+    Returns
+    -------
+    Tensor of shape (n_samples,)
+        The expectation, in nats.
 
     Raises
     ------
     NotImplementedError
         If another site is noisy.
 
-    Returns
-    -------
-    Tensor of shape (n_samples,)
+    Examples
+    --------
+    Of the normal family it is its second order:
+
+    >>> import torch
+    >>> from sklearn_margdrop.families import Normal, Poisson
+    >>> from sklearn_margdrop.networks import NoisyNetwork
+    >>> from sklearn_margdrop.noise import Dropout
+    >>> from sklearn_margdrop.penalties import moments, quadratic
+    >>> trace = NoisyNetwork([4, 1], noise={0: Dropout(0.5)}).trace(torch.ones(1, 4))
+    >>> torch.allclose(moments(trace, Normal()), quadratic(trace, Normal()))
+    True
+    >>> torch.allclose(moments(trace, Poisson()), quadratic(trace, Poisson()))
+    False
     """
     *inner, last = trace.sources
+    variance = trace.variances[-1]
     if any(source is not None for source in inner):
         raise NotImplementedError("Moments are known for noise at the last site alone.")
-    if last is None:
+    if last is None or variance is None:
         return trace.eta.new_zeros(trace.eta.shape[:-1])
-    noise = NoisyInput(*last, trace.variances[-1], trace.jacobians[-1].weight)
+    noise = NoisyInput(*last, variance, trace.output.weight)
     return family.jensen_gap(trace.eta, noise)
 
 
+def parts(
+    trace: Trace, family: Family, weight: Tensor, penalty: Callable[[Trace, Family], Tensor]
+) -> list[Tensor | None]:
+    """What the noise of each unit adds to the weighted sum of a second-order penalty.
+
+    Such a penalty is linear in the variances of the noise, so that its derivatives with respect
+    to a factor of each of them, at one, add up to it.
+
+    Parameters
+    ----------
+    trace : Trace
+        With dense variances.
+    family : Family
+    weight : Tensor of shape (n_samples,)
+    penalty : callable
+        :func:`quadratic` or :func:`diagonal`.
+
+    Returns
+    -------
+    list of (Tensor of shape (width,) or None)
+        For the site before each layer; None where it is not noisy.
+    """
+    dense = cast("tuple[Tensor | None, ...]", trace.variances)
+    noisy = {index: s for index, s in enumerate(dense) if s is not None}
+    if not noisy:
+        return [None] * len(trace.variances)
+    variances = list(dense)
+    factors = [torch.ones_like(s[0]).requires_grad_() for s in noisy.values()]
+    with torch.enable_grad():
+        for index, factor in zip(noisy, factors, strict=True):
+            variances[index] = noisy[index] * factor
+        total = penalty(trace._replace(variances=tuple(variances)), family).dot(weight)
+        found = dict(zip(noisy, torch.autograd.grad(total, factors), strict=True))
+    return [found.get(index) for index in range(len(variances))]
+
+
 def draw_probes(
-    n_samples: int, n_probes: int, rank: int, *, like: Tensor, generator=None
+    n_samples: int,
+    n_probes: int,
+    rank: int,
+    *,
+    like: Tensor,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Random signs that combine the rows of U, shape (n_samples, ceil(rank / n_probes), n_probes).
+    """Draw random signs that combine the rows of U.
 
     Combination p of a sample is the sum of the rows p, p + n_probes, p + 2 n_probes, ..., each
     with its sign: products of different rows cancel on average, and fewer rows meet than in
     combinations of all of them, which would cost as many times more.
 
-    On the device and with the dtype of `like`.
+    Parameters
+    ----------
+    n_samples, n_probes, rank : int
+        The numbers of samples, of combinations for each, and of rows of U for each.
+    like : Tensor
+        The signs are on its device and have its dtype.
+    generator : torch.Generator, default=None
+        None is torch's global one.
+
+    Returns
+    -------
+    Tensor of shape (n_samples, ceil(rank / n_probes), n_probes)
+        Plus and minus one.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.penalties import draw_probes
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> draw_probes(100, 4, 9, like=torch.empty(0), generator=generator).shape
+    torch.Size([100, 3, 4])
     """
     shape = (n_samples, -(-rank // n_probes), n_probes)
     negative = random_int16(shape, generator, like.device) < 0
@@ -144,7 +273,7 @@ def _pull_back_combined(
     return torch.baddbmm(combined, total, shared, alpha=-1)
 
 
-def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+def _add(a: Matrix | None, b: Matrix | None) -> Matrix | None:
     if a is None or b is None:
         return b if a is None else a
-    return a + b
+    return cast("Tensor", a) + cast("Tensor", b)  # only the first site has sparse rows

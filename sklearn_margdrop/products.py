@@ -13,11 +13,13 @@ takes by itself, needs twice as long on processors that are not Intel's.
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sklearn_margdrop.sparse import SparseMatrix
+from sklearn_margdrop.sparse import Matrix, SparseMatrix
 
 #: Smaller matrices than this do not repay the conversion to bfloat16.
 _MIN_ELEMENTS = 2**15
@@ -26,12 +28,13 @@ _MIN_ELEMENTS = 2**15
 _MIN_MULTIPLICATIONS = 2**20
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Matrix, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x @ weight.T + bias`` for `x` of shape (..., n, p) and `weight` of shape (m, p)."""
     if isinstance(x, SparseMatrix) or not _suits_onednn(x, weight.mT):
-        return F.linear(x, weight, bias)
+        return F.linear(cast("Tensor", x), weight, bias)  # which asks the matrix
     if torch.is_grad_enabled():
-        return _Linear.apply(x, weight, bias)
+        out: Tensor = _Linear.apply(x, weight, bias)
+        return out
     return _onednn(x, weight, bias)
 
 
@@ -46,10 +49,11 @@ def product(a: Tensor, w: Tensor) -> Tensor:
     """``a @ w`` for `a` of shape (..., n, m) and `w` of shape (m, p), or a stack of them each."""
     shape = (*a.shape[:-1], w.shape[-1])
     # A single product of all rows, where torch would make one for each sample of permuted axes.
-    return _Product.apply(_rows(a) if w.dim() == 2 else a, w).view(shape)
+    out: Tensor = _Product.apply(_rows(a) if w.dim() == 2 else a, w)
+    return out.view(shape)
 
 
-def squared_product(v: Tensor, w: Tensor, exact: bool = False) -> Tensor:
+def squared_product(v: Matrix, w: Tensor, exact: bool = False) -> Tensor:
     """``v @ (w * w)'`` for `v` of shape (..., n, p) and `w` of shape (m, p).
 
     `v` may be sparse, and may be a single row that stands for all. `exact` keeps the dtype,
@@ -57,7 +61,8 @@ def squared_product(v: Tensor, w: Tensor, exact: bool = False) -> Tensor:
     """
     if isinstance(v, SparseMatrix):
         return v @ w.square().mT
-    return _SquaredProduct.apply(v, w, 0 if exact else w.numel())
+    out: Tensor = _SquaredProduct.apply(v, w, 0 if exact else w.numel())
+    return out
 
 
 def squared(w: Tensor) -> Tensor:
@@ -67,17 +72,18 @@ def squared(w: Tensor) -> Tensor:
 
 def sum_of_squares(c: Tensor) -> Tensor:
     """``(c * c).sum(-2)`` for `c` of shape (..., n, p)."""
-    return _SumOfSquares.apply(c)
+    out: Tensor = _SumOfSquares.apply(c)
+    return out
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         return _onednn(x, weight, bias)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
@@ -91,15 +97,15 @@ class _Product(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(a, w):
+    def forward(a: Tensor, w: Tensor) -> Tensor:
         return _multiply(a, w, w.numel())
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         a, w = ctx.saved_tensors
         size, dtype = w.numel(), grad.dtype
         grad = _lower(grad, size)
@@ -115,16 +121,16 @@ class _SquaredProduct(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(v, w, size):
+    def forward(v: Tensor, w: Tensor, size: int) -> Tensor:
         return _multiply(v, _square(w, size).mT, size)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         v, w, ctx.size = inputs
         ctx.save_for_backward(v, w)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         v, w = ctx.saved_tensors
         grad_v = grad_w = None
         if ctx.needs_input_grad[0]:
@@ -138,17 +144,18 @@ class _SumOfSquares(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(c):
+    def forward(c: Tensor) -> Tensor:
         return (c * c).sum(-2)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (c,) = ctx.saved_tensors
-        return c * (2 * grad).unsqueeze(-2)
+        by_c: Tensor = c * (2 * grad).unsqueeze(-2)
+        return by_c
 
 
 def _rows(a: Tensor) -> Tensor:
@@ -196,7 +203,8 @@ def _suits_onednn(a: Tensor, b: Tensor) -> bool:
 
 def _onednn(a: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``a @ weight.T + bias`` by oneDNN, through the operator that torch.compile calls it by."""
-    return torch.ops.mkldnn._linear_pointwise(a, weight, bias, "none", [], "")
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(a, weight, bias, "none", [], "")
+    return out
 
 
 def _has_onednn() -> bool:
@@ -207,7 +215,7 @@ _HAS_ONEDNN = _has_onednn()
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 

@@ -9,20 +9,23 @@ transpose as without, so that X is held once. On a GPU, torch multiplies with X 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.sparse import csc_array, csr_array
 from torch import Tensor
+
+from sklearn_margdrop.csr import CSR, CPUKernel, GPUKernel, cut, rows_of, with_data
 
 #: Elements that a pass over the non-zeros holds at a time.
 _BLOCK_ELEMENTS = 2**18
 
-#: Blocks with fewer non-zeros than this are not worth a thread.
-_MIN_PER_THREAD = 2**15
+#: A function of every element.
+Map: TypeAlias = Callable[[Tensor], Tensor]
+
+#: A function of values and of the weights that they meet.
+PairMap: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 class SparseMatrix:
@@ -33,24 +36,33 @@ class SparseMatrix:
     matrices : sequence of CSR arrays or matrices of shape (n_samples, n_features)
         Sorted or not, but no entry is stored twice.
     device : torch.device or str, default="cpu"
+        Where it multiplies.
     factor : float, default=1.0
         Multiplies all values.
 
-    Notes
-    -----
-    ``x @ w`` multiplies with a tensor of shape (n_features, K), and ``torch.nn.Linear`` layers
-    take the matrix for their input.
+    Examples
+    --------
+    >>> import torch
+    >>> from scipy.sparse import csr_array
+    >>> from sklearn_margdrop.sparse import SparseMatrix
+    >>> x = SparseMatrix([csr_array([[0.0, 2.0], [1.0, 0.0]], dtype="float32")])
+    >>> torch.nn.Linear(2, 5)(x).shape, (x @ torch.ones(2, 1)).tolist()
+    (torch.Size([2, 5]), [[2.0], [1.0]])
     """
 
-    def __init__(self, matrices: Sequence, device="cpu", factor: float = 1.0):
+    def __init__(
+        self, matrices: Sequence[CSR], device: torch.device | str = "cpu", factor: float = 1.0
+    ) -> None:
         self.device = torch.device(device)
         self.matrices = list(matrices)
         self.factor = factor
         first = self.matrices[0]
-        self.shape = (sum(m.shape[0] for m in self.matrices), first.shape[1])
+        self.shape: tuple[int, int] = (sum(m.shape[0] for m in self.matrices), first.shape[1])
         self.dtype = torch.from_numpy(np.empty(0, first.dtype)).dtype
-        self._kernel = (_CPU if self.device.type == "cpu" else _GPU)(self)
-        self._mapped: dict[Callable, SparseMatrix | Tensor] = {}
+        self._kernel = (CPUKernel if self.device.type == "cpu" else GPUKernel)(
+            self.matrices, factor, self.device
+        )
+        self._mapped: dict[Map, Matrix] = {}
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -60,7 +72,8 @@ class SparseMatrix:
         return torch.zeros(*shape, dtype=self.dtype, device=self.device)
 
     def __matmul__(self, weight: Tensor) -> Tensor:
-        return _Product.apply(self, weight)
+        product: Tensor = _Product.apply(self, weight)
+        return product
 
     @property
     def mT(self) -> Transposed:
@@ -68,14 +81,20 @@ class SparseMatrix:
         return Transposed(self)
 
     @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         if func is not F.linear:
             return NotImplemented
         x, weight, bias = args
         out = x @ weight.mT
         return out if bias is None else out + bias
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> SparseMatrix | Tensor:
+    def map(self, function: Map) -> Matrix:
         """``function`` of every element, which is applied once and remembered.
 
         A function that is the same everywhere returns a dense tensor of shape (1, n_features)
@@ -100,21 +119,15 @@ class SparseMatrix:
                 raise NotImplementedError("A function of a sparse matrix must keep zeros.")
         return self._mapped[function]
 
-    def resample(self, function: Callable[[Tensor], Tensor]) -> SparseMatrix:
-        """``function`` of the stored values, drawn anew in each call.
-
-        Raises
-        ------
-        NotImplementedError
-            If the function does not keep zeros.
-        """
+    def resample(self, function: Map) -> SparseMatrix:
+        """``function``, which has to keep zeros, of the stored values, drawn anew in each call."""
         if function(torch.zeros(1, dtype=self.dtype)).any():
             raise NotImplementedError("A function of a sparse matrix must keep zeros.")
         return self._with_values(function)
 
-    def _with_values(self, function):
+    def _with_values(self, function: Map) -> SparseMatrix:
         matrices = [
-            _with_data(m, function(torch.from_numpy(m.data * self.factor)).numpy())
+            with_data(m, function(torch.from_numpy(m.data * self.factor)).numpy())
             for m in self.matrices
         ]
         return SparseMatrix(matrices, self.device)
@@ -123,7 +136,7 @@ class SparseMatrix:
         # All ones, as in a bag of words: functions of the values are then one number.
         return self.factor == 1 and all((m.data == 1).all() for m in self.matrices)
 
-    def sum_over_values(self, function, weight: Tensor) -> Tensor:
+    def sum_over_values(self, function: PairMap, weight: Tensor) -> Tensor:
         """Sums of ``function(x_ij, w_kj)`` over the stored values of each row i.
 
         Parameters
@@ -136,7 +149,8 @@ class SparseMatrix:
         -------
         Tensor of shape (n_samples, K)
         """
-        return _SumOverValues.apply(self, function, weight)
+        sums: Tensor = _SumOverValues.apply(self, function, weight)
+        return sums
 
     def spread(self, weight: Tensor, o: Tensor) -> Tensor:
         """Sums over j of x_ij times the variance of w_kj over classes k of probability o_ik.
@@ -150,29 +164,29 @@ class SparseMatrix:
         -------
         Tensor of shape (n_samples,)
         """
-        return _Spread.apply(self, weight, o)
+        spread: Tensor = _Spread.apply(self, weight, o)
+        return spread
 
     def times_means(self, columns: Tensor, o: Tensor) -> tuple[SparseMatrix, Tensor]:
         """The matrix of x_ij a_ij and the sums over j of x_ij a_ij^2, with a_ij = o_i . w_j.
 
         `columns` has the shape (n_features, K), `o` the shape (n_samples, K).
         """
-        values, sums = [], self.new_zeros(len(self))
+        parts, sums = [], self.new_zeros(len(self))
         for value, column, row in self.value_blocks(columns.shape[1]):
             mean = (columns[column] * o[row]).sum(-1)
             product = value[:, 0] * mean
             sums.index_add_(0, row, product * mean)
-            values.append(product.cpu().numpy())
-        values = np.concatenate(values)
+            parts.append(product.cpu().numpy())
         ends = np.cumsum([m.nnz for m in self.matrices])[:-1]
-        parts = zip(self.matrices, np.split(values, ends), strict=True)
-        return SparseMatrix([_with_data(m, part) for m, part in parts], self.device), sums
+        values = zip(self.matrices, np.split(np.concatenate(parts), ends), strict=True)
+        return SparseMatrix([with_data(m, each) for m, each in values], self.device), sums
 
     def value_blocks(self, width: int) -> Iterator[tuple[Tensor, ...]]:
         """Values (m, 1), columns (m,) and rows (m,), in blocks for `width` numbers a value."""
         offset = 0
         for matrix in self.matrices:
-            for start, stop in _cut(matrix.indptr, max(1, _BLOCK_ELEMENTS // width)):
+            for start, stop in cut(matrix.indptr, max(1, _BLOCK_ELEMENTS // width)):
                 begin, end = int(matrix.indptr[start]), int(matrix.indptr[stop])
                 counts = np.diff(matrix.indptr[start : stop + 1])
                 row = np.repeat(np.arange(offset + start, offset + stop), counts)
@@ -183,11 +197,15 @@ class SparseMatrix:
             offset += matrix.shape[0]
 
 
-def concatenate(*parts):
-    """The rows of tensors, or of sparse matrices, one below the other."""
-    if isinstance(parts[0], SparseMatrix):
-        return SparseMatrix([m for part in parts for m in part.matrices], parts[0].device)
-    return torch.cat(parts)
+#: What stands where a network expects its input, and the variance there.
+Matrix: TypeAlias = Tensor | SparseMatrix
+
+
+def concatenate(first: Matrix, second: Matrix) -> Matrix:
+    """The rows of two tensors, or of two sparse matrices, one below the other."""
+    if isinstance(first, SparseMatrix) and isinstance(second, SparseMatrix):
+        return SparseMatrix(first.matrices + second.matrices, first.device)
+    return torch.cat(cast("list[Tensor]", [first, second]))
 
 
 class Transposed(NamedTuple):
@@ -201,12 +219,12 @@ class Transposed(NamedTuple):
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, matrix, weight):
+    def forward(ctx: Any, matrix: SparseMatrix, weight: Tensor) -> Tensor:
         ctx.matrix = matrix
         return matrix._kernel.multiply(weight)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
         return None, ctx.matrix._kernel.multiply_transposed(grad)
 
 
@@ -214,7 +232,7 @@ class _SumOverValues(torch.autograd.Function):
     """Nothing of the size of the matrix is kept: the backward pass computes the terms again."""
 
     @staticmethod
-    def forward(ctx, matrix, function, weight):
+    def forward(ctx: Any, matrix: SparseMatrix, function: PairMap, weight: Tensor) -> Tensor:
         ctx.matrix, ctx.function = matrix, function
         ctx.save_for_backward(weight)
         columns = weight.mT.contiguous()
@@ -224,7 +242,7 @@ class _SumOverValues(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
         (weight,) = ctx.saved_tensors
         columns = weight.mT.contiguous()
         total = torch.zeros_like(columns)
@@ -242,7 +260,7 @@ class _Spread(torch.autograd.Function):
     """The mean of the squares less the square of the mean, by products of sparse matrices."""
 
     @staticmethod
-    def forward(ctx, matrix, weight, o):
+    def forward(ctx: Any, matrix: SparseMatrix, weight: Tensor, o: Tensor) -> Tensor:
         columns = weight.mT.contiguous()
         squares = matrix._kernel.multiply(columns.square())
         ctx.matrix = matrix
@@ -251,7 +269,7 @@ class _Spread(torch.autograd.Function):
         return ((o * squares).sum(-1) - sums).clamp_min_(0)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
         columns, o, squares, sums = ctx.saved_tensors
         grad = grad.unsqueeze(-1)
         by_o = squares - 2 * ctx.times_means._kernel.multiply(columns) + sums.unsqueeze(-1)
@@ -261,83 +279,13 @@ class _Spread(torch.autograd.Function):
         return None, 2 * by_columns.mT, grad * by_o
 
 
-class _CPU:
-    """Products by scipy, whose kernels release the interpreter's lock, in several threads."""
-
-    def __init__(self, matrix: SparseMatrix):
-        self.factor = matrix.factor
-        self.shape = matrix.shape
-        n_threads = torch.get_num_threads()
-        nnz = sum(m.nnz for m in matrix.matrices)
-        # Each a slice of rows and a matrix: of these rows, or their transpose.
-        self.blocks = list(
-            _row_blocks(matrix.matrices, max(_MIN_PER_THREAD, -(-nnz // n_threads)))
-        )
-        # Each thread's product with a transpose is a vector of all features, to be summed: not
-        # worth it where they are as many as the non-zeros of a block.
-        worth_it = nnz > 8 * n_threads * matrix.shape[1]
-        blocks = self.blocks if worth_it else _row_blocks(matrix.matrices, nnz + 1)
-        self.transposed = [
-            (rows, _compressed(csc_array, m.data, m.indices, m.indptr, m.shape[::-1]))
-            for rows, m in blocks
-        ]
-        self._pool = ThreadPoolExecutor(n_threads) if len(self.blocks) > 1 else None
-
-    def _map(self, function, blocks):
-        return (map if len(blocks) == 1 else self._pool.map)(function, blocks)
-
-    def multiply(self, weight: Tensor) -> Tensor:
-        w = _as_numpy(weight)
-        out = np.empty((self.shape[0], *w.shape[1:]), dtype=w.dtype)
-
-        def fill(block):
-            rows, matrix = block
-            out[rows] = matrix @ w
-
-        for _ in self._map(fill, self.blocks):
-            pass
-        return self._as_tensor(out)
-
-    def multiply_transposed(self, grad: Tensor) -> Tensor:
-        g = _as_numpy(grad)
-        parts = iter(self._map(lambda block: block[1] @ g[block[0]], self.transposed))
-        out = next(parts)
-        for part in parts:
-            out += part
-        return self._as_tensor(out)
-
-    def _as_tensor(self, out):
-        if self.factor != 1:
-            out *= self.factor
-        out = torch.from_numpy(out)
-        return out.unsqueeze(1) if out.ndim == 1 else out
-
-
-class _GPU:
-    """Products by torch, with a matrix and its transpose on the device."""
-
-    def __init__(self, matrix: SparseMatrix):
-        self.pairs = []
-        for m in matrix.matrices:
-            x = _with_data(m, m.data * matrix.factor)
-            pair = [_as_torch(x, matrix.device), _as_torch(csr_array(x.T), matrix.device)]
-            self.pairs.append(pair)
-
-    def multiply(self, weight: Tensor) -> Tensor:
-        return torch.cat([x @ weight for x, _ in self.pairs])
-
-    def multiply_transposed(self, grad: Tensor) -> Tensor:
-        parts = grad.split([x.shape[0] for x, _ in self.pairs])
-        return sum(xt @ part for (_, xt), part in zip(self.pairs, parts, strict=True))
-
-
-def has_duplicates(matrix) -> bool:
+def has_duplicates(matrix: CSR) -> bool:
     """Whether a CSR matrix, whose rows need not be sorted, stores an entry more than once."""
     if matrix.has_canonical_format:
         return False
     # Transposing sorts: equal entries come to lie side by side.
-    for start, stop in _cut(matrix.indptr, max(2**20, matrix.shape[1])):
-        block = _rows(matrix, start, stop).tocsc()
+    for start, stop in cut(matrix.indptr, max(2**20, matrix.shape[1])):
+        block = rows_of(matrix, start, stop).tocsc()
         same = np.diff(block.indices) == 0
         # Where a column ends, the next one may start with the same row.
         ends = block.indptr[1:-1] - 1
@@ -345,53 +293,3 @@ def has_duplicates(matrix) -> bool:
         if same.any():
             return True
     return False
-
-
-def _cut(indptr: np.ndarray, per_block: int) -> list[tuple[int, int]]:
-    """Ranges of rows with about so many non-zeros each, and at least one row."""
-    n_rows, nnz = len(indptr) - 1, int(indptr[-1])
-    n_blocks = max(1, min(n_rows, -(-nnz // per_block)))
-    goals = nnz * np.arange(1, n_blocks) // n_blocks
-    ends = np.unique([0, *np.searchsorted(indptr, goals), n_rows])
-    return list(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
-
-
-def _row_blocks(matrices, per_block: int) -> Iterator[tuple[slice, csr_array]]:
-    """The rows of CSR matrices, one below the other, in blocks of about so many non-zeros."""
-    offset = 0
-    for m in matrices:
-        for start, stop in _cut(m.indptr, per_block):
-            yield slice(offset + start, offset + stop), _rows(m, start, stop)
-        offset += m.shape[0]
-
-
-def _rows(matrix, start: int, stop: int) -> csr_array:
-    """Consecutive rows of a CSR matrix, which share its memory."""
-    begin, end = matrix.indptr[start], matrix.indptr[stop]
-    indptr = matrix.indptr[start : stop + 1] - begin
-    shape = (stop - start, matrix.shape[1])
-    return _compressed(csr_array, matrix.data[begin:end], matrix.indices[begin:end], indptr, shape)
-
-
-def _with_data(matrix, data: np.ndarray) -> csr_array:
-    """A CSR matrix with other values at the same places."""
-    return _compressed(csr_array, data, matrix.indices, matrix.indptr, matrix.shape)
-
-
-def _compressed(container, data, indices, indptr, shape):
-    # The constructor would copy what is a small part of a larger array.
-    matrix = container(shape, dtype=data.dtype)
-    matrix.data, matrix.indices, matrix.indptr = data, indices, indptr
-    return matrix
-
-
-def _as_numpy(tensor: Tensor) -> np.ndarray:
-    """The array of a tensor of shape (n, K), as a vector where K is 1."""
-    array = tensor.detach().numpy()
-    return array[:, 0] if array.shape[1] == 1 else np.ascontiguousarray(array)
-
-
-def _as_torch(matrix: csr_array, device) -> Tensor:
-    parts = (matrix.indptr, matrix.indices, matrix.data)
-    parts = (torch.from_numpy(np.array(part)).to(device) for part in parts)
-    return torch.sparse_csr_tensor(*parts, size=matrix.shape)

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import torch
-from skorch import NeuralNet
-from skorch.callbacks import Callback, EpochTimer, PrintLog
+from skorch.callbacks import Callback, EarlyStopping, EpochTimer, LRScheduler
 from skorch.helper import predefined_split
+from skorch.history import History
 from skorch.utils import TeeGenerator
-from torch import Tensor
+from torch import Tensor, nn
 
-from sklearn_margdrop.batches import Batches, Features, Rows, blocks
+from sklearn_margdrop.batches import Batch, Batches, Rows, blocks
+from sklearn_margdrop.callbacks import EpochLog
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.objective import Objective, Terms
 from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
+from sklearn_margdrop.prediction import PredictingNet
+from sklearn_margdrop.saving import net_state, restore_net
+from sklearn_margdrop.stability import MOST_RETURNS, Watch
 
-#: An epoch has exploded when its objective is above that of the initial weights and above so many
-#: times the lowest so far and a unit; the training gives up when that happens so many times
-#: without progress.
-_MOST_RISE, _MOST_RETURNS = 2.0, 10
+#: What skorch runs for each batch.
+StepFunction: TypeAlias = Callable[..., dict[str, Any]]
 
 
 class StopTraining(Exception):
@@ -37,14 +40,24 @@ class StopTraining(Exception):
         self.reason = reason
 
 
-class MarginalizedNet(NeuralNet):
+class EpochMeans(NamedTuple):
+    """The objective and the noise penalty in it, in nats per sample."""
+
+    objective: float
+    penalty: float
+
+
+class MarginalizedNet(PredictingNet):
     """A skorch net that trains a :class:`NoisyNetwork` on an :class:`Objective`.
 
     An epoch is recorded in ``history`` as ``train_loss`` (the objective), ``penalty`` and, with
-    a validation set, ``valid_score``; the device is read once an epoch, not once a batch.
+    a validation set, ``valid_loss`` (without noise) and ``valid_score``; the device is read once
+    an epoch, not once a batch, so that ``batches`` has one entry for the epoch.
 
     Parameters
     ----------
+    module, criterion : type
+        Those of skorch, whose parameters are ``module__layer_sizes`` and so on.
     seed : int, default=0
         Seed of the noise, of the probes and of the order of the rows.
     shuffle : bool, default=True
@@ -57,7 +70,7 @@ class MarginalizedNet(NeuralNet):
     scorer : callable, default=None
         ``scorer(eta, y, weight)`` of the validation rows' tensors returns a float.
     **kwargs
-        skorch's own parameters.
+        The parameters of :class:`skorch.NeuralNet`.
 
     Attributes
     ----------
@@ -71,32 +84,56 @@ class MarginalizedNet(NeuralNet):
         How often that call went back to the best weights.
     rate_factor_ : float
         What is left of the learning rate after the explosions of all calls.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_margdrop import MarginalizedDropoutClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> net = MarginalizedDropoutClassifier(random_state=0).fit(X, y).net_
+    >>> net.stop_reason_
+    'converged'
+    >>> net.history[-1, "train_loss"] < net.history[0, "train_loss"]
+    True
     """
+
+    criterion_: Objective
+    optimizer_: Any  # torch's, or one of ours
+    history: History
+    stop_reason_: str
+    best_score_: float | None
+    has_learned_: bool
+    has_converged_: bool
+    n_explosions_: int
+    rate_factor_: float
+    order_generator_: torch.Generator
+    _watch: Watch | None
 
     def __init__(
         self,
-        module=NoisyNetwork,
-        criterion=Objective,
+        module: type[NoisyNetwork] = NoisyNetwork,
+        criterion: type[Objective] = Objective,
         *,
         seed: int = 0,
         shuffle: bool = True,
         loss_unit: float | None = None,
         scorer: Callable[[Tensor, Tensor, Tensor | None], float] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
-        super().__init__(module, criterion, **kwargs)
+        # Scores are of the predictions at hand: skorch finds no targets in `Rows` without them.
+        super().__init__(module, criterion, **{"use_caching": True} | kwargs)
         self.seed = seed
         self.shuffle = shuffle
         self.loss_unit = loss_unit
         self.scorer = scorer
 
     @property
-    def _default_callbacks(self):
+    def _default_callbacks(self) -> list[tuple[str, Callback]]:
         # skorch's own list scores every batch, which would read the device each time.
-        log = [("print_log", PrintLog())] if self.verbose else []
+        log = [("epoch_log", EpochLog())] if self.verbose else []
         return [("epoch_timer", EpochTimer()), *log]
 
-    def initialize(self):
+    def initialize(self) -> Self:
         super().initialize()
         self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
         self.order_generator_ = torch.Generator().manual_seed(self.seed)
@@ -104,21 +141,24 @@ class MarginalizedNet(NeuralNet):
         return self
 
     @torch.no_grad()
-    def find_centres(self, rows: Rows):
+    def find_centres(self, rows: Rows) -> None:
         """Let the layers' centres, where there are any, be the mean activations on `rows`."""
-        sums = {layer: 0.0 for layer in self.module_.linears if layer.centre is not None}
+        linears = self.module_.linears
+        sums: dict[nn.Module, Any] = {x: 0.0 for x in linears if x.centre is not None}
         for position in blocks(len(rows), self._widest()) if sums else ():
             batch = rows.batch(position)
-            x = batch.x
+            x: Any = batch.x
             for layer in self.module_.layers:
                 if layer in sums:
                     sums[layer] += x.sum(0) if batch.weight is None else batch.weight @ x
                 x = layer(x)
         total = len(rows) if rows.weight is None else rows.weight.sum()
         for layer, value in sums.items():
-            layer.centre.copy_(value / total)
+            layer.get_buffer("centre").copy_(value / total)
 
-    def train(self, rows: Rows, valid: Rows | None, epochs: int, watcher: Callback | None = None):
+    def train(
+        self, rows: Rows, valid: Rows | None, epochs: int, watcher: Callback | None = None
+    ) -> None:
         """Train for at most so many epochs; ``stop_reason_`` says why it ended.
 
         A `watcher` is a callback of this call alone.
@@ -136,15 +176,15 @@ class MarginalizedNet(NeuralNet):
         if isinstance(self.optimizer_, FisherLBFGS):
             self.optimizer_.forget()
 
-    def take_over(self, previous: MarginalizedNet):
+    def take_over(self, previous: MarginalizedNet) -> None:
         """Go on from the weights, optimiser, random streams and history of another net."""
         # Centres come and go with the activation function.
         state = self.module_.state_dict()
         common = previous.module_.state_dict().items()
         self.module_.load_state_dict(state | {name: w for name, w in common if name in state})
         self.history = copy.copy(previous.history)
-        if self.lr == previous.lr and previous.rate_factor_ < 1:
-            self._scale_rate(previous.rate_factor_)
+        if self.lr == previous.lr:
+            self._take_over_rates(previous)
         if type(self.optimizer_) is type(previous.optimizer_):
             state = previous.optimizer_.state_dict()["state"]
             self.optimizer_.load_state_dict(self.optimizer_.state_dict() | {"state": state})
@@ -153,20 +193,47 @@ class MarginalizedNet(NeuralNet):
         if self.generator_.device.type == previous.generator_.device.type:
             self.generator_.set_state(previous.generator_.get_state())
 
-    def notify(self, method_name, **cb_kwargs):
-        super().notify(method_name, **cb_kwargs)
+    def _take_over_rates(self, previous: MarginalizedNet) -> None:
+        self.rate_factor_ = previous.rate_factor_
+        schedules = any(isinstance(callback, LRScheduler) for _, callback in self.callbacks_)
+        groups = [getattr(net.optimizer_, "param_groups", []) for net in (self, previous)]
+        for group, old in zip(*groups, strict=False):
+            initial = old.get("initial_lr", old["lr"])
+            # Schedulers among the callbacks go on from where they were.
+            group.update(lr=old["lr"] if schedules else initial, initial_lr=initial)
+
+    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
+        try:
+            super().notify(method_name, **cb_kwargs)
+        except KeyboardInterrupt:
+            if self._was_stopped_early():
+                raise StopTraining("converged") from None
+            raise
         if method_name == "on_epoch_end" and self.has_converged_:
             raise StopTraining("converged")  # now that all have seen the epoch
 
-    def fit_loop(self, X, y=None, epochs=None, **fit_params):
+    def _was_stopped_early(self) -> bool:
+        """Whether it was skorch's callback, which says so by an interrupt."""
+        return any(
+            isinstance(callback, EarlyStopping) and callback.misses_ >= callback.patience
+            for _, callback in self.callbacks_
+        )
+
+    def fit_loop(
+        self, X: Any, y: Any = None, epochs: int | None = None, **fit_params: Any
+    ) -> Self:
+        if isinstance(self.optimizer_, FisherLBFGS) and not self.optimizer_.is_ready:
+            raise RuntimeError(
+                "A net of solver='lbfgs' is trained by its estimator: call fit, with "
+                "warm_start=True to go on from here."
+            )
         self.stop_reason_ = "max_iter"
-        self.has_converged_ = False
-        self.best_score_ = None
+        self.best_score_ = self._watch = None
         self.n_explosions_ = 0
-        self.has_learned_ = False
-        self._watch = None
+        self.has_converged_ = self.has_learned_ = False
+        rows = self.get_dataset(X, y)
         try:
-            super().fit_loop(X, y, epochs, **fit_params)
+            super().fit_loop(rows, None, epochs, **fit_params)
         except StopTraining as stop:
             self.stop_reason_ = stop.reason
         except KeyboardInterrupt:
@@ -179,63 +246,86 @@ class MarginalizedNet(NeuralNet):
             return self
         # No epoch has seen what the last step led to; a validation score has.
         unseen = self.stop_reason_ in ("max_iter", "converged") and self.train_split is None
-        if unseen and watch.has_exploded(self._evaluate(X)):
+        if unseen and watch.has_exploded(self._evaluate(rows)):
             self.stop_reason_ = "diverged"
         if self.stop_reason_ == "diverged":
             self.module_.load_state_dict(watch.weights)
             self.has_learned_ = watch.weights is not watch.initial_weights
         return self
 
-    def _widest(self) -> int:
-        sizes = [(linear.in_features, linear.out_features) for linear in self.module_.linears]
-        return max(map(max, sizes))
-
     def _is_finite(self) -> Tensor:
         """Whether all parameters are finite, a tensor on the device."""
         return torch.stack([p.isfinite().all() for p in self.module_.parameters()]).all()
 
-    def on_batch_begin(self, net, batch=None, training=False, **kwargs):
+    def on_batch_begin(
+        self, net: Self, batch: Any = None, training: bool = False, **kwargs: Any
+    ) -> None:
         """Record nothing: histories of every batch would outgrow small models."""
 
-    def get_iterator(self, dataset, training=False):
+    def get_iterator(self, dataset: Any, training: bool = False) -> Iterable[Any]:
         if not isinstance(dataset, Rows):
-            return super().get_iterator(dataset, training)
+            loader: Iterable[Any] = super().get_iterator(dataset, training)
+            return loader
         if not training:
-            return dataset
-        return Batches(dataset, self.batch_size, self.shuffle, self.order_generator_)
+            return [dataset]
+        size = None if self.batch_size == -1 else self.batch_size
+        return Batches(dataset, size, self.shuffle, self.order_generator_)
 
-    def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
+    def run_single_epoch(
+        self, iterator: Any, training: bool, prefix: str, step_fn: StepFunction, **fit_params: Any
+    ) -> None:
         if iterator is None:
             return
         if not training:
-            eta = self.linear_predictor(iterator.features, iterator.index)
-            if not self.criterion_.family.mean(eta).isfinite().all():
+            (rows,) = iterator
+            self._validate(rows)
+            return
+        self.history.new_batch()  # one for the whole epoch
+        if self.loss_unit is None:
+            means = self._run_batches(iterator, step_fn)
+            if not math.isfinite(means.objective):
                 raise StopTraining("diverged")
-            score = float(self.scorer(eta, iterator.y, iterator.weight))
+        else:
+            means = self._run_watched(iterator, step_fn, self.loss_unit)
+        self._record("train_loss", means.objective, len(iterator.rows))
+        self.history.record("train_batch_count", len(iterator))
+        # Ordinary dropout noises the loss itself: its penalty is in there, but not known.
+        hidden = self.criterion_.method == "sampling" and iterator.rows.unlabeled is None
+        self.history.record("penalty", math.nan if hidden else means.penalty)
+
+    def _validate(self, rows: Rows) -> None:
+        eta, family = self.linear_predictor(rows), self.criterion_.family
+        if not family.mean(eta).isfinite().all():
+            raise StopTraining("diverged")
+        losses = family.loss(eta, rows.y)
+        loss = losses.mean() if rows.weight is None else losses @ rows.weight / rows.weight.sum()
+        self._record("valid_loss", float(loss), len(rows))
+        self.history.record("valid_batch_count", 1)
+        if self.scorer is not None:
+            score = float(self.scorer(eta, rows.y, rows.weight))
             if not math.isfinite(score):
                 raise StopTraining("diverged")
             self.history.record("valid_score", score)
-            return
-        if self.loss_unit is None:
-            terms = self._run_batches(iterator, step_fn)
-            if not math.isfinite(terms.total):
-                raise StopTraining("diverged")
-        else:
-            terms = self._run_watched(iterator, step_fn)
-        self.history.record("train_loss", terms.total)
-        # Ordinary dropout noises the loss itself: its penalty is in there, but not known.
-        hidden = self.criterion_.method == "sampling" and iterator.rows.unlabeled is None
-        self.history.record("penalty", math.nan if hidden else terms.penalty)
+        batch = (rows, self.decode(rows.y))
+        self.notify("on_batch_end", batch=batch, y_pred=eta, training=False)
 
-    def _run_watched(self, iterator, step_fn) -> Terms:
+    def _record(self, name: str, value: float, n_rows: int) -> None:
+        """A loss, and whether it is the lowest of the history, as skorch's callbacks ask."""
+        before = [epoch[name] for epoch in self.history[:-1] if name in epoch]
+        self.history.record(name, value)
+        self.history.record(f"{name}_best", value < min(before, default=math.inf))
+        self.history.record_batch(name, value)
+        self.history.record_batch(name.replace("loss", "batch_size"), n_rows)
+
+    def _run_watched(self, iterator: Batches, step_fn: StepFunction, unit: float) -> EpochMeans:
         """The same until the objective does not explode, with half the learning rate each time."""
         before = self.copy_weights()
         if self._watch is None:
-            self._watch = _Watch(self._evaluate(iterator.rows), before, self.loss_unit)
+            self._watch = Watch(self._evaluate(iterator.rows), before, unit)
         watch = self._watch
-        terms = self._run_batches(iterator, step_fn)
-        while watch.has_exploded(terms.total):
-            if watch.n_returns == _MOST_RETURNS:
+        means = self._run_batches(iterator, step_fn)
+        while watch.has_exploded(means.objective):
+            if watch.n_returns == MOST_RETURNS:
                 raise StopTraining("diverged")
             watch.n_returns += 1
             self.n_explosions_ += 1
@@ -243,57 +333,61 @@ class MarginalizedNet(NeuralNet):
             self.module_.load_state_dict(before)
             self.optimizer_.state.clear()
             self._scale_rate(0.5)
-            terms = self._run_batches(iterator, step_fn)
-        watch.see(terms.total, before)
-        return terms
+            means = self._run_batches(iterator, step_fn)
+        watch.see(means.objective, before)
+        return means
 
     @torch.no_grad()
     def _evaluate(self, rows: Rows) -> float:
         """The objective of the present weights, with noise of its own."""
         generator = torch.Generator(self.device).manual_seed(self.seed)
         order = torch.Generator().manual_seed(self.seed)
-        total = 0.0
+        total: Tensor | float = 0.0
         for batch in Batches(rows, self.batch_size, self.shuffle, order):
             total += self.criterion_(self.module_, batch, generator).total * len(batch.y)
         return float(total) / len(rows)
 
-    def _run_batches(self, iterator, step_fn) -> Terms:
-        """One pass over the batches: the mean terms, infinite where the weights are not finite."""
+    def _run_batches(self, iterator: Batches, step_fn: StepFunction) -> EpochMeans:
+        """One pass over the batches; infinite where the weights are not finite at its end."""
         self._set_training(True)
         sums = torch.zeros((), device=self.device)
         n_rows = 0
+        scores = any(getattr(callback, "on_train", False) for _, callback in self.callbacks_)
         for batch in iterator:
-            self.notify("on_batch_begin", batch=batch, training=True)
+            seen = (batch.x, self.decode(batch.y))
+            self.notify("on_batch_begin", batch=seen, training=True)
             step = step_fn(batch)
             sums = torch.add(sums, torch.stack(step["terms"]), alpha=len(batch.y))
             n_rows += len(batch.y)
-            self.notify("on_batch_end", batch=batch, training=True, **step)
-        finite = self._is_finite().to(sums.dtype)
-        *means, finite = torch.cat([sums / n_rows, finite[None]]).tolist()
-        return Terms(*means) if finite else Terms(math.inf, math.inf, math.inf)
+            step["y_pred"] = self._predict(batch) if scores else None
+            self.notify("on_batch_end", batch=seen, training=True, **step)
+        is_finite = self._is_finite().to(sums.dtype)
+        loss, penalty, l2, finite = torch.cat([sums / n_rows, is_finite[None]]).tolist()
+        if not finite:
+            return EpochMeans(math.inf, math.inf)
+        return EpochMeans(loss + penalty + l2, penalty)
 
     def copy_weights(self) -> dict[str, Tensor]:
         """The present state of the module."""
         return {name: w.clone() for name, w in self.module_.state_dict().items()}
 
-    def _scale_rate(self, factor: float):
+    def _scale_rate(self, factor: float) -> None:
         self.rate_factor_ *= factor
         for group in self.optimizer_.param_groups:
             for name in {"lr", "initial_lr"} & group.keys():
                 group[name] *= factor
 
-    def train_step(self, batch, **fit_params):
+    def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
         optimizer, objective = self.optimizer_, self.criterion_
         if isinstance(optimizer, FisherLBFGS):
-            terms = None
+            found: list[Terms] = []
 
-            def evaluate():
-                nonlocal terms
-                terms = objective.backward(self.module_, batch, self.generator_)
-                return terms.total
+            def evaluate() -> Tensor:
+                found.append(objective.backward(self.module_, batch, self.generator_))
+                return found[-1].total
 
             optimizer.step(evaluate)
-            return {"loss": terms.total, "terms": terms}
+            return {"loss": found[-1].total, "terms": found[-1]}
         if isinstance(optimizer, Fisher):
             information = objective.mean_curvature(self.module_, batch, penalty=True)
             information[0] += objective.alpha  # the curvature of the L2 penalty
@@ -313,50 +407,13 @@ class MarginalizedNet(NeuralNet):
         return {"loss": terms.total, "terms": terms}
 
     @torch.no_grad()
-    def linear_predictor(self, features: Features, index: Tensor | None = None) -> Tensor:
-        """Linear predictor without noise, shape (n_samples, K), in blocks of bounded memory."""
-        self._set_training(False)
-        n_rows = len(features) if index is None else len(index)
-        cut = blocks(n_rows, self._widest())
-        return torch.cat(
-            [self.module_(features.take(b if index is None else index[b])) for b in cut]
-        )
+    def _predict(self, batch: Batch) -> Tensor:
+        """Linear predictor of the labelled rows without noise."""
+        eta: Tensor = self.module_(batch.x)
+        return eta[: len(batch.y)]
 
-    def __getstate__(self):
-        state = super().__getstate__()
-        if "generator_" in state:
-            # A CUDA generator cannot be unpickled where there is no GPU: keep its state.
-            state["generator_"] = state["generator_"].get_state()
-        return state
+    def __getstate__(self) -> dict[str, Any]:
+        return net_state(self)
 
-    def __setstate__(self, state):
-        device = state["device"]
-        super().__setstate__(state)
-        if "generator_" in state:
-            generator = torch.Generator(self.device).manual_seed(self.seed)
-            # The streams of two kinds of device have nothing in common: start afresh there.
-            if torch.device(self.device).type == torch.device(device).type:
-                generator.set_state(self.generator_)
-            self.generator_ = generator
-
-
-class _Watch:
-    """The lowest objective of an epoch, and the weights that this epoch began with.
-
-    (What it ended with may have exploded in its last step.)
-    """
-
-    def __init__(self, objective: float, weights: dict[str, Tensor], unit: float):
-        self.initial = self.lowest = objective
-        self.initial_weights = self.weights = weights
-        self.unit = unit
-        self.n_returns = 0  # to these weights
-
-    def has_exploded(self, objective: float) -> bool:
-        limit = max(self.initial, _MOST_RISE * self.lowest + self.unit)
-        return not math.isfinite(objective) or objective > limit
-
-    def see(self, objective: float, weights: dict[str, Tensor]):
-        if objective < self.lowest:
-            self.lowest, self.weights = objective, weights
-            self.n_returns = 0
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        restore_net(self, state)

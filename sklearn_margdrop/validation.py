@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import multiprocessing
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
@@ -23,13 +25,21 @@ _PLACEMENTS = ("both", "input", "hidden", "none")
 
 #: What each parameter that sets the strength of the noise may be. The variances have to be
 #: float32 numbers.
-_STRENGTHS = {
+_STRENGTHS: dict[str, tuple[Callable[[float], bool], str]] = {
     "retain_rate": (lambda q: 1e-30 < q <= 1, "in (0, 1], or 'auto' for all sites"),
     "noise_std": (lambda std: 0 <= std < 1e18, "at least 0 and finite"),
 }
 
 #: The retain rates that "auto" stands for, at the input and at hidden layers.
 _AUTO_RETAIN_RATE = (0.8, 0.5)
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def typed(decorator: Callable[..., Any]) -> Callable[[F], F]:
+    """A decorator of scikit-learn's, which has no types, as one that keeps the function's."""
+    return decorator
 
 
 def check_device(device: str | torch.device) -> torch.device:
@@ -49,12 +59,12 @@ def check_device(device: str | torch.device) -> torch.device:
             f"device={device!r} is not a device that torch knows; use 'auto', 'cpu', 'cuda', "
             "'cuda:0', 'mps', ..."
         ) from error
-    available = {
+    checks: dict[str, Callable[[], bool]] = {
         "cpu": lambda: True,
         "cuda": lambda: torch.cuda.device_count() > (resolved.index or 0),
         "mps": torch.backends.mps.is_available,
-    }.get(resolved.type, lambda: _can_allocate(resolved))
-    if not available():
+    }
+    if not checks.get(resolved.type, lambda: _can_allocate(resolved))():
         raise ValueError(
             f"device={device!r} is not available on this machine; use 'auto' or 'cpu'."
         )
@@ -88,17 +98,20 @@ def draw_seed(random_state: np.random.RandomState) -> int:
     return int(random_state.randint(np.iinfo(np.int32).max))
 
 
-def fresh_random_state(random_state) -> np.random.RandomState:
+def fresh_random_state(
+    random_state: int | np.random.RandomState | None,
+) -> np.random.RandomState:
     """scikit-learn's `random_state`, where None is a seed from the operating system.
 
     (scikit-learn takes numpy's global state for None, which would then be changed by a fit.)
     """
     if random_state is None:
         return np.random.RandomState(np.random.SeedSequence().generate_state(4))
-    return check_random_state(random_state)
+    state: np.random.RandomState = check_random_state(random_state)
+    return state
 
 
-def check_hidden_layer_sizes(hidden_layer_sizes) -> tuple[int, ...]:
+def check_hidden_layer_sizes(hidden_layer_sizes: ArrayLike) -> tuple[int, ...]:
     """A tuple of widths from an integer or an array-like of integers."""
     sizes = tuple(np.atleast_1d(hidden_layer_sizes).tolist())
     if not all(_is_integer(size) and size > 0 for size in sizes):
@@ -160,11 +173,11 @@ def check_noise(
         raise ValueError(f"noise must be one of {sorted(NOISE_MODELS)}; got {noise!r}.")
     model = NOISE_MODELS[noise]
     parameter = model.parameter
-    values = strengths[parameter]
+    values: Any = strengths[parameter]
     if isinstance(values, str) and values == "auto":
         values = [_AUTO_RETAIN_RATE[min(site, 1)] for site in sites]
-    values = np.array(values, dtype=object)
-    values = [values.item()] * len(sites) if values.ndim == 0 else values.tolist()
+    given = np.array(values, dtype=object)
+    values = [given.item()] * len(sites) if given.ndim == 0 else given.tolist()
     if len(values) != len(sites):
         raise ValueError(
             f"{parameter} has {len(values)} values for {len(sites)} noisy sites {list(sites)}; "
@@ -176,7 +189,9 @@ def check_noise(
     return {site: model(value) for site, value in zip(sites, values, strict=True)}
 
 
-def encode_labels(y, known=None, classes=None) -> tuple[np.ndarray, np.ndarray]:
+def encode_labels(
+    y: ArrayLike, known: np.ndarray | None = None, classes: ArrayLike | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Class labels as positions in the sorted classes.
 
     Parameters
@@ -220,15 +235,22 @@ def encode_labels(y, known=None, classes=None) -> tuple[np.ndarray, np.ndarray]:
     return np.searchsorted(known, y), known
 
 
-def check_weights(sample_weight, X) -> np.ndarray:
+def check_weights(sample_weight: ArrayLike | None, X: Any) -> np.ndarray:
     """Non-negative float64 weights of shape (n_samples,), ones for None."""
-    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    weight: np.ndarray = _check_sample_weight(
+        sample_weight, X, dtype=np.float64, ensure_non_negative=True
+    )
     if not np.isfinite(float(weight.max()) * len(weight)):
         raise ValueError("sample_weight is too large: its sum overflows. Divide it by its mean.")
     return weight
 
 
-def class_weights(class_weight, codes, classes, weight) -> np.ndarray:
+def class_weights(
+    class_weight: Mapping[Any, float] | Literal["balanced"],
+    codes: np.ndarray,
+    classes: np.ndarray,
+    weight: np.ndarray,
+) -> np.ndarray:
     """The factor of each row's weight that its class gives it, shape (n_samples,).
 
     Parameters
@@ -247,14 +269,16 @@ def class_weights(class_weight, codes, classes, weight) -> np.ndarray:
         factors[present] = compute_class_weight(
             class_weight, classes=present, y=codes[kept], sample_weight=weight[kept]
         )
-        return factors[codes]
+        per_row: np.ndarray = factors[codes]
+        return per_row
     for value in class_weight.values():
         if not (isinstance(value, Real) and 0 <= value < np.inf):
             raise ValueError(f"class_weight must be finite and >= 0; got {class_weight!r}.")
-    factors = compute_class_weight(class_weight, classes=classes, y=classes)
-    if not factors[codes] @ weight > 0:
+    factors[:] = compute_class_weight(class_weight, classes=classes, y=classes)
+    per_row = factors[codes]
+    if not per_row @ weight > 0:
         raise ValueError(f"class_weight={class_weight!r} leaves no row with a positive weight.")
-    return factors[codes]
+    return per_row
 
 
 def to_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -263,9 +287,9 @@ def to_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
 
 
-def _is_integer(value) -> bool:
+def _is_integer(value: object) -> bool:
     return isinstance(value, Integral) and _is_number(value)
 
 
-def _is_number(value) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, (bool, np.bool_))

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import pickle
-import warnings
 
 import joblib
 import numpy as np
@@ -23,7 +22,6 @@ from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, cross_val
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
-from skorch.exceptions import DeviceWarning
 
 from sklearn_margdrop import MarginalizedDropoutClassifier, MarginalizedDropoutRegressor
 from sklearn_margdrop.batches import Batches, Features, Rows
@@ -261,21 +259,6 @@ def test_workers_take_several_gpus_in_turn(process, expected, monkeypatch):
     monkeypatch.setattr(multiprocessing.current_process(), "name", process)
     assert check_device("auto") == torch.device(expected)
     assert check_device("cpu") == torch.device("cpu")
-
-
-def test_model_from_another_device_loads_on_the_cpu(iris):
-    model = classifier().fit(*iris)
-    expected = model.predict_proba(iris[0])
-    model.net_.device = "cuda"  # what the pickle of a model fitted on a GPU says
-    blob = pickle.dumps(model)
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU to load to")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeviceWarning)  # skorch says that it falls back
-        loaded = pickle.loads(blob)
-    assert torch.device(loaded.net_.device).type == "cpu"
-    assert_array_equal(loaded.predict_proba(iris[0]), expected)
-    assert loaded.set_params(device="cpu").partial_fit(*iris).n_iter_ == model.n_iter_ + 1
 
 
 def test_metadata_routing_through_a_pipeline(iris):

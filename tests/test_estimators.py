@@ -6,7 +6,6 @@ import warnings
 import numpy as np
 import pytest
 import scipy.sparse as sp
-import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import (
     load_breast_cancer,
@@ -501,25 +500,3 @@ def test_unlabeled_copies_of_the_data_change_nothing(small):
     plain = MarginalizedDropoutClassifier(random_state=0, **options).fit(X, y)
     doubled = MarginalizedDropoutClassifier(random_state=0, **options).fit(X, y, X_unlabeled=X)
     assert_allclose(plain.coefs_[0], doubled.coefs_[0], rtol=1e-7)
-
-
-@ignore_max_iter
-@pytest.mark.parametrize("cls", ESTIMATORS)
-def test_verbose_prints_a_line_an_epoch(small, cls, capsys):
-    X, y = small
-    cls((3,), max_iter=3, verbose=True, random_state=0).fit(X, y)
-    out = capsys.readouterr().out
-    assert all(word in out for word in ("epoch", "train_loss", "penalty"))
-    assert len(out.strip().splitlines()) == 5
-    cls((3,), max_iter=3, random_state=0).fit(X, y)
-    assert capsys.readouterr().out == ""
-
-
-@ignore_max_iter
-def test_net_is_a_usable_skorch_net(small):
-    X, y = small
-    model = MarginalizedDropoutClassifier((3,), max_iter=2, random_state=0).fit(X, y)
-    assert isinstance(model.net_.module_, torch.nn.Module)
-    assert_allclose(model.net_.forward(X).numpy(), model.decision_function(X))
-    assert_allclose(model.net_.predict_proba(X), model.predict_proba(X))
-    assert [row["epoch"] for row in model.net_.history] == [1, 2]

@@ -6,7 +6,7 @@ import scipy.sparse as sp
 import torch
 from oracles import randn
 
-from sklearn_margdrop import penalties, sparse
+from sklearn_margdrop import csr, penalties, sparse
 from sklearn_margdrop.families import FAMILIES
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import NOISE_MODELS, Dropout, Gaussian
@@ -39,7 +39,7 @@ def dense_matrix(binary=False, seed=0):
 def small_blocks(monkeypatch):
     """Blocks of a few non-zeros, and two threads."""
     monkeypatch.setattr(sparse, "_BLOCK_ELEMENTS", 16)
-    monkeypatch.setattr(sparse, "_MIN_PER_THREAD", 4)
+    monkeypatch.setattr(csr, "_MIN_PER_THREAD", 4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
 
 
@@ -63,7 +63,7 @@ def test_products_and_their_gradients(small_blocks, device, binary, k, container
 
 
 def test_a_wide_matrix_is_multiplied_whole_by_its_transpose(monkeypatch):
-    monkeypatch.setattr(sparse, "_MIN_PER_THREAD", 4)
+    monkeypatch.setattr(csr, "_MIN_PER_THREAD", 4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     x = sp.random_array((40, 4000), density=0.01, format="csr", random_state=0)
     matrix = SparseMatrix([x])
@@ -74,7 +74,7 @@ def test_a_wide_matrix_is_multiplied_whole_by_its_transpose(monkeypatch):
 
 
 def test_tall_matrices_are_multiplied_in_threads_without_a_copy(monkeypatch):
-    monkeypatch.setattr(sparse, "_MIN_PER_THREAD", 4)
+    monkeypatch.setattr(csr, "_MIN_PER_THREAD", 4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     x = sp.random_array((4000, 5), density=0.5, format="csr", random_state=0)
     kernel = SparseMatrix([x])._kernel

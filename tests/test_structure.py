@@ -16,37 +16,53 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: A module may import those of lower levels only.
 LEVELS = {
     "callbacks": 0,
+    "csr": 0,
     "noise": 0,
-    "sparse": 0,
     "optimizers": 0,
-    "products": 1,
-    "batches": 1,
-    "layers": 2,
-    "quadrature": 2,
-    "families": 3,
-    "networks": 3,
-    "penalties": 4,
-    "backprop": 4,
-    "validation": 4,
-    "objective": 5,
-    "training": 6,
-    "estimators.base": 7,
-    "estimators.pretraining": 7,
-    "estimators.targets": 7,
-    "estimators.network": 8,
-    "estimators.glm": 8,
-    "estimators.classifier": 9,
-    "estimators.regressor": 9,
-    "estimators.glm_classifier": 9,
-    "estimators.glm_regressor": 9,
-    "estimators": 9,
-    "": 10,
+    "stability": 0,
+    "sparse": 1,
+    "products": 2,
+    "batches": 2,
+    "layers": 3,
+    "quadrature": 3,
+    "families": 4,
+    "networks": 4,
+    "penalties": 5,
+    "backprop": 5,
+    "validation": 5,
+    "export": 5,
+    "objective": 6,
+    "prediction": 6,
+    "saving": 6,
+    "training": 7,
+    "estimators.html": 8,
+    "estimators.coefficients": 8,
+    "estimators.pretraining": 8,
+    "estimators.nets": 8,
+    "estimators.base": 9,
+    "estimators.targets": 9,
+    "estimators.network": 10,
+    "estimators.glm": 10,
+    "estimators.classifier": 11,
+    "estimators.regressor": 11,
+    "estimators.glm_classifier": 11,
+    "estimators.glm_regressor": 11,
+    "estimators": 11,
+    "inspection.unwrap": 12,
+    "converters": 12,
+    "": 12,
+    "inspection.penalty": 13,
+    "inspection.training_curve": 13,
+    "inspection.fisher_scaling": 13,
+    "inspection.regularization_path": 14,
+    "inspection": 15,
 }
 
 #: Who may know which library.
 KNOWN_TO = {
-    "sklearn": {"validation"} | {name for name in LEVELS if name.startswith("estimators.")},
-    "skorch": {"callbacks", "training"},
+    "sklearn": {"validation"}
+    | {name for name in LEVELS if name.startswith(("estimators.", "inspection."))},
+    "skorch": {"callbacks", "prediction", "saving", "training"},
 }
 
 
@@ -80,7 +96,7 @@ def test_imports_go_only_downwards(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_modules_are_short(path):
-    assert len(path.read_text().splitlines()) <= 400
+    assert len(path.read_text().splitlines()) <= 450
 
 
 def test_public_names():

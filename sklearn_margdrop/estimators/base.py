@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import warnings
 from abc import ABCMeta, abstractmethod
+from inspect import signature
 from numbers import Integral, Real
+from os import PathLike
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sklearn_margdrop.batches import Features, Rows
+from sklearn_margdrop.batches import Features, Host, Rows
 from sklearn_margdrop.callbacks import FitTasks
+from sklearn_margdrop.csr import MatrixLike
+from sklearn_margdrop.estimators.html import network_table
+from sklearn_margdrop.export import Fitted, Layers, onnx_model, write_file
+from sklearn_margdrop.families import Family
+from sklearn_margdrop.networks import NoisyNetwork
+from sklearn_margdrop.noise import Noise
+from sklearn_margdrop.training import MarginalizedNet
 from sklearn_margdrop.validation import (
     check_device,
     check_weights,
     fresh_random_state,
     release_memory,
     to_tensor,
+    typed,
 )
 
 _OUT_OF_MEMORY = (
@@ -43,7 +55,14 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
     turns the linear predictor into predictions.
     """
 
-    _parameter_constraints: dict = {
+    n_features_in_: int
+    feature_names_in_: NDArray[np.object_]
+    n_iter_: int
+    loss_curve_: list[float]
+    net_: MarginalizedNet
+    max_iter: int
+
+    _parameter_constraints: dict[str, Any] = {
         "noise": "no_validation",  # validation.py knows what is registered
         "noise_std": [Interval(Real, 0, None, closed="left"), "array-like"],
         "alpha": [Interval(Real, 0, None, closed="left")],
@@ -57,36 +76,70 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
     }
 
     @abstractmethod
-    def _check_parameters(self):
+    def _check_parameters(self) -> None:
         """Raise where parameters do not go together, before the data are looked at."""
 
     @abstractmethod
-    def _train(self, rows, valid, random_state, continuing, incremental, watcher):
+    def _train(
+        self,
+        rows: Rows,
+        valid: Rows | None,
+        random_state: np.random.RandomState,
+        continuing: bool,
+        incremental: bool,
+        watcher: FitTasks | None,
+    ) -> MarginalizedNet:
         """The trained net."""
 
     @abstractmethod
-    def _attributes(self, net):
+    def _attributes(self, net: MarginalizedNet) -> dict[str, Any]:
         """The fitted attributes that predictions need."""
 
     @abstractmethod
-    def _store(self, net, rows, incremental):
+    def _store(self, net: MarginalizedNet, rows: Rows, incremental: bool) -> None:
         """Set the fitted attributes."""
 
     @abstractmethod
-    def _dtype(self):
+    def _layers(self) -> tuple[tuple[int, ...], dict[int, Noise]]:
+        """Widths of the hidden layers, and the noise at each site, by the parameters."""
+
+    @abstractmethod
+    def _last_penalty(self) -> float:
+        """The fitted penalty in nats per sample, nan where it is not known."""
+
+    @abstractmethod
+    def _fitted_network(self) -> NoisyNetwork:
+        """The noisy network that predicts."""
+
+    @abstractmethod
+    def _dtype(self) -> type[np.floating]:
         """The dtype of the fitted parameters."""
 
     @abstractmethod
-    def _diverged(self, net):
+    def _fitted_family(self) -> Family:
+        """The family of the output."""
+
+    @abstractmethod
+    def _fitted_layers(self) -> Layers:
+        """Weights (fan_in, fan_out), intercepts and activation functions: three lists."""
+
+    @abstractmethod
+    def _diverged(self, net: MarginalizedNet) -> str:
         """What to say when the objective or the parameters are not finite."""
 
     @abstractmethod
-    def _not_converged(self):
+    def _not_converged(self) -> str:
         """What to say when `max_iter` was too small."""
 
-    @_fit_context(prefer_skip_nested_validation=False)
-    @with_callbacks
-    def fit(self, X, y, sample_weight=None, X_unlabeled=None):
+    @typed(_fit_context(prefer_skip_nested_validation=False))
+    @typed(with_callbacks)
+    def fit(
+        self,
+        X: MatrixLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        X_unlabeled: MatrixLike | None = None,
+    ) -> Self:
         """Fit the model.
 
         Parameters
@@ -115,11 +168,22 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
         continuing = self.warm_start and self.__sklearn_is_fitted__()
         return self._fit(X, y, sample_weight, X_unlabeled, continuing)
 
-    def _partial_fit(self, X, y, sample_weight, X_unlabeled, classes=None):
+    def _partial_fit(
+        self, X: Any, y: Any, sample_weight: Any, X_unlabeled: Any, classes: Any = None
+    ) -> Self:
         continuing = self.__sklearn_is_fitted__()
         return self._fit(X, y, sample_weight, X_unlabeled, continuing, True, classes)
 
-    def _fit(self, X, y, sample_weight, X_unlabeled, continuing, incremental=False, classes=None):
+    def _fit(
+        self,
+        X: MatrixLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None,
+        X_unlabeled: MatrixLike | None,
+        continuing: bool,
+        incremental: bool = False,
+        classes: ArrayLike | None = None,
+    ) -> Self:
         """Train a new net, which takes over from the last one if `continuing`, and keep it."""
         task = None if incremental else self._init_callback_context(max_subtasks=self._n_tasks())
         before = vars(self).copy()
@@ -140,15 +204,15 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
                 raise ValueError(self._diverged(net) + kept)
         except BaseException as error:
             # What was fitted before is as good as ever.
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
             if isinstance(error, torch.OutOfMemoryError):
                 raise torch.OutOfMemoryError(_OUT_OF_MEMORY.format(error)) from error
             raise
         else:
             self.net_ = net
             self._store(net, rows, incremental)
-            if watcher is not None:
+            if task is not None and watcher is not None:
                 task.call_on_fit_task_end(estimator=self, reconstruction_attributes={}, **data)
             self._warn(net, incremental, rows)
             return self
@@ -156,7 +220,7 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
             del rows, valid, net, watcher
             release_memory()
 
-    def _warn(self, net, incremental, rows):
+    def _warn(self, net: MarginalizedNet, incremental: bool, rows: Rows) -> None:
         category, message = ConvergenceWarning, None
         if net.stop_reason_ == "diverged":
             message = self._diverged(net) + " The best weights so far were kept."
@@ -187,17 +251,18 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
         if message is not None:
             warnings.warn(message, category, stacklevel=5)
 
-    def _n_tasks(self):
+    def _n_tasks(self) -> int:
         """The most epochs or iterations of a fit."""
         return self.max_iter
 
-    def _task_data(self, X, y, sample_weight, valid):
+    def _task_data(self, X: Any, y: Any, sample_weight: Any, valid: Rows | None) -> dict[str, Any]:
         """What scikit-learn's callbacks are given: the validation rows where there are any."""
-        data = {"X": X, "y": y, "metadata": {}}
+        data: dict[str, Any] = {"X": X, "y": y, "metadata": {}}
         if sample_weight is not None:
             data["metadata"] = {"sample_weight": sample_weight}
         if valid is None:
             return data
+        assert valid.index is not None  # they are a part of the rows
         index = valid.index.cpu().numpy()
         chosen = {name: _safe_indexing(data[name], index) for name in ("X", "y")}
         weights = {k: _safe_indexing(v, index) for k, v in data["metadata"].items()}
@@ -210,12 +275,20 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
     _keeps_sparse = False
 
     def _rows(
-        self, X, y, sample_weight, X_unlabeled, continuing, incremental, classes, random_state
-    ):
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: ArrayLike | None,
+        X_unlabeled: Any,
+        continuing: bool,
+        incremental: bool,
+        classes: ArrayLike | None,
+        random_state: np.random.RandomState,
+    ) -> tuple[Rows, Rows | None]:
         """The training rows and, with early stopping, the validation rows."""
         device = check_device(self.device)
         self._check_parameters()
-        dtype = self._dtype() if continuing else [np.float64, np.float32]
+        dtype: Any = self._dtype() if continuing else [np.float64, np.float32]
         if device.type == "mps":
             dtype = np.float32
         checks = {"accept_sparse": "csr", "dtype": dtype, "order": "C"}
@@ -244,37 +317,127 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
                 train.unlabeled_weight = weight[parts[0]].mean()
         return train, valid[0] if valid else None
 
-    def _features(self, X, device):
+    def _check_rows(self, X: MatrixLike) -> Any:
+        """`X` as the fitted model takes it; CSR where it is sparse (or CSC, if it stays so)."""
+        check_is_fitted(self)
+        kinds = ["csr", "csc"] if self._keeps_sparse else "csr"
+        return validate_data(
+            self, X, reset=False, accept_sparse=kinds, dtype=self._dtype(), order="C"
+        )
+
+    def _features(self, X: Host, device: torch.device) -> Features:
         return Features(X, device, keep_sparse=self._keeps_sparse)
 
-    def _split(self, index, y, random_state):
+    def _split(
+        self, index: np.ndarray, y: np.ndarray, random_state: np.random.RandomState
+    ) -> list[np.ndarray]:
         """The indices of the training rows, and of the validation rows if there are any."""
         return [index]
 
-    def _subset(self, features, y, weight, index, incremental):
+    def _subset(
+        self,
+        features: Features,
+        y: np.ndarray,
+        weight: np.ndarray,
+        index: np.ndarray,
+        incremental: bool,
+    ) -> Rows:
         weight = weight[index]
         if not incremental:
             # Only the ratios of the weights matter; a chunk of a stream cannot know their mean.
             weight = weight / weight.mean()
         unit = np.all(weight == 1)
-        weight = None if unit else to_tensor(weight.astype(features.dtype), features.device)
+        device = features.device
         everything = len(index) == len(features)
         return Rows(
             features,
-            to_tensor(y[index], features.device),
-            weight,
+            to_tensor(y[index], device),
+            None if unit else to_tensor(weight.astype(features.dtype), device),
             index=None if everything else torch.from_numpy(index),
         )
 
-    def _target_weight(self, y, weight, incremental):
+    def _target_weight(
+        self, y: np.ndarray, weight: np.ndarray, incremental: bool
+    ) -> np.ndarray | float:
         """A factor of the sample weights that depends on the encoded target."""
         return 1.0
 
-    def _loss_unit(self, rows):
+    def _loss_unit(self, rows: Rows) -> float:
         """What the tolerance of the objective is measured in, in nats."""
         return 1.0
 
-    def __sklearn_tags__(self):
+    def to_onnx(self, path: str | PathLike[str]) -> None:
+        """Write the fitted model to an ONNX file.
+
+        Its input ``"X"`` has the shape (n, n_features) and the dtype of the fitted parameters:
+        float32 for models that were fitted to float32 data, else float64. The outputs of a
+        classifier are ``"label"`` (n,), of strings or int64 (also for booleans and floats), and
+        ``"probabilities"`` (n, n_classes). The output of a regressor is ``"variable"``, (n,) or
+        (n, n_outputs) as `predict` returns it.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file. One that exists is replaced once the new one is complete.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ImportError
+            If `onnx` is not installed: ``pip install "sklearn-margdrop[onnx]"``.
+        NotImplementedError
+            If ONNX has no operator for an activation function or family that was registered.
+        TypeError
+            If ONNX has no type for the labels.
+        OSError
+            If the file cannot be written.
+        """
+        check_is_fitted(self)
+        model = onnx_model(self._for_export(), type(self).__name__, repr(self))
+        write_file(path, model.SerializeToString())
+
+    def _for_export(self) -> Fitted:
+        classes = getattr(self, "classes_", None)
+        is_vector = classes is None and self.n_outputs_ == 1
+        return Fitted(*self._fitted_layers(), self._fitted_family(), classes, is_vector)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Parameters that are younger than a pickle have their defaults.
+        parameters = signature(type(self)).parameters.values()
+        super().__setstate__({each.name: each.default for each in parameters} | state)
+
+    def _get_params_html(self, deep: bool = True, doc_link: str = "") -> Any:
+        # scikit-learn shows this in diagrams of the estimator and of what it is a part of.
+        params = super()._get_params_html(deep, doc_link)
+        try:
+            table = self._network_table()
+        except ValueError:
+            return params  # parameters that do not go together: fit says so
+        show = params._html_repr
+        params._html_repr = lambda: table + show()
+        return params
+
+    def _network_table(self) -> str:
+        if not self.__sklearn_is_fitted__():
+            hidden, noise = self._layers()
+            return network_table(["", *hidden, ""], self._activation(), noise, f"{self.method}")
+        network, family = self._fitted_network(), self._fitted_family()
+        widths = [network.linears[0].in_features, *(each.out_features for each in network.linears)]
+        noise = {position // 2: model for position, model in network.noise.items()}
+        note = self.method
+        if self.loss_curve_ and np.isfinite(self._last_penalty()):
+            note += (
+                f": a penalty of {self._last_penalty():.3g} in an objective of "
+                f"{self.loss_curve_[-1]:.3g} nats per sample"
+            )
+        return network_table(widths, self._activation(), noise, note, family.name)
+
+    def _activation(self) -> str:
+        """What the hidden layers compute, where there are any."""
+        return ""
+
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags

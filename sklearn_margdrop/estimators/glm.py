@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from functools import partial
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
+from numpy.typing import NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.extmath import safe_sparse_dot
-from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
 
-from sklearn_margdrop.batches import Rows, blocks
-from sklearn_margdrop.callbacks import GradientStopping, Stopping
+from sklearn_margdrop.batches import Batch, Features, Host, Rows, blocks
+from sklearn_margdrop.callbacks import FitTasks, GradientStopping, Stopping
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
+from sklearn_margdrop.estimators.coefficients import Coefficients
+from sklearn_margdrop.families import Family
+from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
 from sklearn_margdrop.sparse import has_duplicates
 from sklearn_margdrop.training import MarginalizedNet
@@ -31,13 +34,13 @@ _HISTORY_ELEMENTS = 2**20, 2**25
 _PATIENCE = 5
 
 
-def _last_objective(net):
+def _last_objective(net: MarginalizedNet) -> float:
     """The objective that a fit ended at; infinite if it failed."""
     ended_well = net.history and net.stop_reason_ != "diverged"
-    return net.history[-1, "train_loss"] if ended_well else np.inf
+    return float(net.history[-1, "train_loss"]) if ended_well else np.inf
 
 
-def is_online(estimator) -> bool:
+def is_online(estimator: Any) -> bool:
     """Whether the solver takes the rows as they come, so that there is a `partial_fit`."""
     if estimator.solver == "lbfgs":
         raise AttributeError(
@@ -46,10 +49,17 @@ def is_online(estimator) -> bool:
     return True
 
 
-class BaseMarginalizedGLM(BaseMarginalizedEstimator):
+class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
     """Base of the generalised linear models."""
 
-    _parameter_constraints: dict = {
+    objective_: float
+    penalty_: float
+    fisher_diagonal_: NDArray[Any]
+    restart_objectives_: NDArray[np.float64]
+    n_restarts: int
+    _n_rows_seen: int
+
+    _parameter_constraints: dict[str, Any] = {
         **BaseMarginalizedEstimator._parameter_constraints,
         "retain_rate": [Interval(Real, 0, 1, closed="right")],
         "noise_std": [Interval(Real, 0, None, closed="left")],
@@ -64,7 +74,7 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
     _keeps_sparse = True
     _step = "iteration"
 
-    def _check_parameters(self):
+    def _check_parameters(self) -> None:
         self._noise()
         if self.solver == "lbfgs" and self.method == "sampling":
             raise ValueError(
@@ -73,12 +83,12 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
                 "expectation that sampling estimates."
             )
 
-    def _noise(self):
+    def _noise(self) -> dict[int, Noise]:
         strengths = {"retain_rate": self.retain_rate, "noise_std": self.noise_std}
         return check_noise(self.noise, (0,), strengths)
 
-    def _features(self, X, device):
-        if sparse.issparse(X):
+    def _features(self, X: Host, device: torch.device) -> Features:
+        if not isinstance(X, np.ndarray):
             if self.method == "sampling" and self._noise()[0].variance(torch.zeros(1)).any():
                 raise ValueError(
                     f"noise={self.noise!r} makes sparse X dense, so that it cannot be sampled; "
@@ -89,7 +99,15 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
                 X.sum_duplicates()
         return super()._features(X, device)
 
-    def _train(self, rows, valid, random_state, continuing, incremental, watcher):
+    def _train(
+        self,
+        rows: Rows,
+        valid: Rows | None,
+        random_state: np.random.RandomState,
+        continuing: bool,
+        incremental: bool,
+        watcher: FitTasks | None,
+    ) -> MarginalizedNet:
         nets = []
         restarts = 0 if incremental or continuing else self.n_restarts
         for attempt in range(1 + restarts):
@@ -111,7 +129,7 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
         self.restart_objectives_ = np.array(objectives)
         return nets[np.argmin(objectives)]
 
-    def _build_net(self, rows, seed, incremental):
+    def _build_net(self, rows: Rows, seed: int, incremental: bool) -> MarginalizedNet:
         family, n_outputs = self._family()
         n_features = rows.features.shape[1]
         online = self.solver != "lbfgs"
@@ -129,7 +147,7 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
             "adagrad": torch.optim.Adagrad,
             "fisher": Fisher,
         }[self.solver]
-        net = MarginalizedNet(
+        net: MarginalizedNet = self._net(
             module__layer_sizes=(n_features, n_outputs),
             module__noise=self._noise(),
             module__seed=None,
@@ -139,7 +157,7 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
             criterion__method=self.method,
             criterion__alpha=float(self.alpha),
             lr=self._learning_rate(family, rows),
-            batch_size=int(self.batch_size) if online else None,
+            batch_size=int(self.batch_size) if online else -1,
             shuffle=True,
             predict_nonlinearity=family.mean,
             callbacks=callbacks,
@@ -150,18 +168,18 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
         )
         return net.initialize()
 
-    def _learning_rate(self, family, rows):
+    def _learning_rate(self, family: Family, rows: Rows) -> float:
         if self.solver != "lbfgs" and self.learning_rate_init != "auto":
             return float(self.learning_rate_init)
         rate = _LEARNING_RATES[self.solver]
-        if self.solver == "adagrad":
-            return rate * self._target_scale(rows)  # its steps know nothing of the gradient's size
+        if self.solver == "adagrad":  # its steps know nothing of the gradient's size
+            return rate * float(self._target_scale(rows))
         if self.solver == "sgd":
             mean = self._mean_target(rows, incremental=True)
             return rate / max(1.0, float(family.curvature(family.link(mean)).max()))
         return rate
 
-    def _damp(self, net, rows, incremental):
+    def _damp(self, net: MarginalizedNet, rows: Rows, incremental: bool) -> None:
         """Let the Fisher solver start as if it had seen as many batches as a row has features.
 
         The coordinates of a row move as if each were alone, and would overshoot together until
@@ -188,7 +206,7 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
         intercept = [torch.clamp_min(n_rows * each, 0.25) for each in intercept]
         net.optimizer_.accumulate([information, *intercept], row_size)
 
-    def _information(self, net, rows):
+    def _information(self, net: MarginalizedNet, rows: Rows) -> Tensor:
         """The diagonal of the Fisher information of the coefficients, over the penalty's rows."""
         mean_curvature = partial(net.criterion_.mean_curvature, net.module_)
         if self.solver == "lbfgs" or rows.features.is_sparse:
@@ -199,21 +217,22 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
             parts.append(Rows(rows.unlabeled, nothing))
             share = rows.unlabeled_share
             shares = [1 - share, share * rows.unlabeled_weight]
-        total = 0.0
+        (linear,) = net.module_.linears
+        total = torch.zeros_like(linear.weight)
         for part, share in zip(parts, shares, strict=True):
             for block in blocks(len(part), rows.features.shape[1]):
                 batch = part.batch(block)
                 total = total + share * len(batch.y) / len(part) * mean_curvature(batch)[0]
         return total
 
-    def _history_size(self, net, rows):
+    def _history_size(self, net: MarginalizedNet, rows: Rows) -> int:
         """As many pairs of vectors as take about the memory of the data, within reason."""
         (linear,) = net.module_.linears
         n_stored, floor, ceiling = rows.features.n_stored, *_HISTORY_ELEMENTS
         elements = max(n_stored, floor, min(n_stored * linear.out_features, ceiling))
         return int(np.clip(elements // (2 * linear.weight.numel()), 3, 100))
 
-    def _start(self, net, rows, incremental, at_random):
+    def _start(self, net: MarginalizedNet, rows: Rows, incremental: bool, at_random: bool) -> None:
         """The best constant prediction, or random coefficients of that order of magnitude."""
         (linear,) = net.module_.linears
         with torch.no_grad():
@@ -227,7 +246,7 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
                 scale = (information * linear.in_features).rsqrt()
                 linear.weight.copy_(torch.where(information > 0, draw.to(scale) * scale, 0.0))
 
-    def _go_on(self, net):
+    def _go_on(self, net: MarginalizedNet) -> None:
         """From the fitted coefficients, which may have been set by hand."""
         (linear,) = net.module_.linears
         coef = torch.tensor(np.atleast_2d(self._dense_coef()))
@@ -243,7 +262,7 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
             if self.fit_intercept:
                 linear.bias.copy_(torch.tensor(np.atleast_1d(self.intercept_)))
 
-    def _curvature(self, net, batch):
+    def _curvature(self, net: MarginalizedNet, batch: Batch) -> list[Tensor]:
         """The diagonal of the Hessian at the start, for each parameter."""
         objective, network = net.criterion_, net.module_
         coef, *intercept = objective.mean_curvature(network, batch)
@@ -253,23 +272,17 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
             coef += objective.mean_curvature(network, batch, variance, penalty=True)[0]
         return [coef, *intercept]
 
-    def _n_tasks(self):
+    def _n_tasks(self) -> int:
         return self.max_iter * (1 + self.n_restarts)
 
-    def _attributes(self, net):
-        (linear,) = net.module_.linears
-        coef = linear.weight.detach().cpu().numpy()
-        intercept = np.zeros(linear.out_features, dtype=coef.dtype)
-        if linear.bias is not None:
-            intercept = linear.bias.detach().cpu().numpy()
-        return {
-            "coef_": self._as_fitted(coef),
-            "intercept_": self._as_fitted(intercept),
-            "_fitted_as": net.criterion_.family,
-        }
+    def _layers(self) -> tuple[tuple[int, ...], dict[int, Noise]]:
+        return (), self._noise()
 
-    def _store(self, net, rows, incremental):
-        vars(self).update(self._attributes(net))
+    def _last_penalty(self) -> float:
+        return self.penalty_
+
+    def _store(self, net: MarginalizedNet, rows: Rows, incremental: bool) -> None:
+        self.__dict__.update(self._attributes(net))
         self.n_iter_ = len(net.history)
         self.loss_curve_ = [epoch["train_loss"] for epoch in net.history]
         self.objective_ = self.loss_curve_[-1] if self.loss_curve_ else np.nan
@@ -282,68 +295,14 @@ class BaseMarginalizedGLM(BaseMarginalizedEstimator):
             information = share * information + (1 - share) * self.fisher_diagonal_
         self.fisher_diagonal_ = information
 
-    def _as_fitted(self, array):
-        """An array with a row for each output, in the shape of the target."""
-        return array
-
-    def _fitted_family(self):
-        return self._fitted_as
-
-    def _dtype(self):
-        return self.coef_.dtype.type
-
-    def _linear_predictor(self, X):
-        check_is_fitted(self)
-        X = validate_data(
-            self, X, reset=False, accept_sparse=["csr", "csc"], dtype=self._dtype(), order="C"
-        )
-        coef = self.coef_ if self.coef_.ndim == 2 else self.coef_.reshape(1, -1)
-        eta = safe_sparse_dot(X, coef.T, dense_output=True) + self.intercept_
-        return torch.from_numpy(eta)
-
-    def __sklearn_is_fitted__(self):
-        return hasattr(self, "coef_")
-
-    def sparsify(self):
-        """Convert `coef_` to a sparse array, and let go of the net with the dense ones.
-
-        Worth it where most coefficients are zero: those of features that never occurred, as under
-        `HashingVectorizer`. Predictions stay the same. Training can go on from the coefficients,
-        but with a new optimiser and a new record.
-
-        Returns
-        -------
-        self : object
-            The fitted estimator.
-        """
-        check_is_fitted(self)
-        self.coef_ = sparse.csr_array(self.coef_)
-        vars(self).pop("net_", None)
-        return self
-
-    def densify(self):
-        """Convert `coef_` back to an ndarray.
-
-        Returns
-        -------
-        self : object
-            The fitted estimator.
-        """
-        check_is_fitted(self)
-        self.coef_ = self._dense_coef()
-        return self
-
-    def _dense_coef(self):
-        return self.coef_.toarray() if sparse.issparse(self.coef_) else self.coef_
-
-    def _not_converged(self):
+    def _not_converged(self) -> str:
         return (
             f"Training stopped at max_iter={self.max_iter} iterations before it converged; "
             "increase max_iter, tol or alpha, or scale the features (StandardScaler, "
             "MaxAbsScaler)."
         )
 
-    def _diverged(self, net):
+    def _diverged(self, net: MarginalizedNet) -> str:
         change = (
             "weaken the noise"
             if self.solver == "lbfgs"

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 
+from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.glm import BaseMarginalizedGLM, is_online
 from sklearn_margdrop.estimators.targets import LabelTarget
+from sklearn_margdrop.validation import typed
 
 
 class MarginalizedDropoutGLMClassifier(LabelTarget, BaseMarginalizedGLM):
@@ -169,7 +176,9 @@ class MarginalizedDropoutGLMClassifier(LabelTarget, BaseMarginalizedGLM):
     array([1, 0])
     """
 
-    _parameter_constraints: dict = {
+    intercept_: NDArray[Any]
+
+    _parameter_constraints: dict[str, Any] = {
         **BaseMarginalizedGLM._parameter_constraints,
         "class_weight": [dict, StrOptions({"balanced"}), None],
     }
@@ -177,24 +186,24 @@ class MarginalizedDropoutGLMClassifier(LabelTarget, BaseMarginalizedGLM):
     def __init__(
         self,
         *,
-        noise="dropout",
-        retain_rate=0.5,
-        noise_std=0.1,
-        method="moments",
-        alpha=1e-4,
-        fit_intercept=True,
-        solver="lbfgs",
-        max_iter=500,
-        tol=5e-4,
-        n_restarts=0,
-        learning_rate_init="auto",
-        batch_size=100,
-        unlabeled_discount=1.0,
-        class_weight=None,
-        warm_start=False,
-        device="auto",
-        random_state=None,
-        verbose=False,
+        noise: str = "dropout",
+        retain_rate: float = 0.5,
+        noise_std: float = 0.1,
+        method: str = "moments",
+        alpha: float = 1e-4,
+        fit_intercept: bool = True,
+        solver: str = "lbfgs",
+        max_iter: int = 500,
+        tol: float = 5e-4,
+        n_restarts: int = 0,
+        learning_rate_init: float | str = "auto",
+        batch_size: int = 100,
+        unlabeled_discount: float = 1.0,
+        class_weight: dict[Any, Any] | str | None = None,
+        warm_start: bool = False,
+        device: str | torch.device = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: bool | int = False,
     ):
         self.noise = noise
         self.retain_rate = retain_rate
@@ -215,9 +224,16 @@ class MarginalizedDropoutGLMClassifier(LabelTarget, BaseMarginalizedGLM):
         self.random_state = random_state
         self.verbose = verbose
 
-    @available_if(is_online)
-    @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y, classes=None, sample_weight=None, X_unlabeled=None):
+    @typed(available_if(is_online))
+    @typed(_fit_context(prefer_skip_nested_validation=True))
+    def partial_fit(
+        self,
+        X: MatrixLike,
+        y: ArrayLike,
+        classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        X_unlabeled: MatrixLike | None = None,
+    ) -> Self:
         """Train for one epoch on the given rows.
 
         Parameters
@@ -237,6 +253,17 @@ class MarginalizedDropoutGLMClassifier(LabelTarget, BaseMarginalizedGLM):
         -------
         self : object
             The fitted estimator.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn_margdrop import MarginalizedDropoutGLMClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> clf = MarginalizedDropoutGLMClassifier(solver="adagrad", random_state=0)
+        >>> for chunk in (slice(0, 150, 2), slice(1, 150, 2)):
+        ...     clf = clf.partial_fit(X[chunk], y[chunk], classes=[0, 1, 2])
+        >>> clf.n_iter_
+        2
         """
         if classes is None and not self.__sklearn_is_fitted__():
             raise ValueError("classes must be passed on the first call to partial_fit.")

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
 from sklearn.base import _fit_context
 from sklearn.utils.metaestimators import available_if
 
+from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.glm import BaseMarginalizedGLM, is_online
 from sklearn_margdrop.estimators.targets import NumberTarget
+from sklearn_margdrop.validation import typed
 
 
 class MarginalizedDropoutGLMRegressor(NumberTarget, BaseMarginalizedGLM):
@@ -175,7 +182,7 @@ class MarginalizedDropoutGLMRegressor(NumberTarget, BaseMarginalizedGLM):
     array([ 0.8, -0.9])
     """
 
-    _parameter_constraints: dict = {
+    _parameter_constraints: dict[str, Any] = {
         **BaseMarginalizedGLM._parameter_constraints,
         "family": "no_validation",  # any registered family of numbers
     }
@@ -183,24 +190,24 @@ class MarginalizedDropoutGLMRegressor(NumberTarget, BaseMarginalizedGLM):
     def __init__(
         self,
         *,
-        family="normal",
-        noise="dropout",
-        retain_rate=0.5,
-        noise_std=0.1,
-        method="moments",
-        alpha=1e-4,
-        fit_intercept=True,
-        solver="lbfgs",
-        max_iter=500,
-        tol=5e-4,
-        n_restarts=0,
-        learning_rate_init="auto",
-        batch_size=100,
-        unlabeled_discount=1.0,
-        warm_start=False,
-        device="auto",
-        random_state=None,
-        verbose=False,
+        family: str = "normal",
+        noise: str = "dropout",
+        retain_rate: float = 0.5,
+        noise_std: float = 0.1,
+        method: str = "moments",
+        alpha: float = 1e-4,
+        fit_intercept: bool = True,
+        solver: str = "lbfgs",
+        max_iter: int = 500,
+        tol: float = 5e-4,
+        n_restarts: int = 0,
+        learning_rate_init: float | str = "auto",
+        batch_size: int = 100,
+        unlabeled_discount: float = 1.0,
+        warm_start: bool = False,
+        device: str | torch.device = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: bool | int = False,
     ):
         self.family = family
         self.noise = noise
@@ -221,9 +228,15 @@ class MarginalizedDropoutGLMRegressor(NumberTarget, BaseMarginalizedGLM):
         self.random_state = random_state
         self.verbose = verbose
 
-    @available_if(is_online)
-    @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y, sample_weight=None, X_unlabeled=None):
+    @typed(available_if(is_online))
+    @typed(_fit_context(prefer_skip_nested_validation=True))
+    def partial_fit(
+        self,
+        X: MatrixLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        X_unlabeled: MatrixLike | None = None,
+    ) -> Self:
         """Train for one epoch on the given rows.
 
         Parameters
@@ -241,8 +254,19 @@ class MarginalizedDropoutGLMRegressor(NumberTarget, BaseMarginalizedGLM):
         -------
         self : object
             The fitted estimator.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_diabetes
+        >>> from sklearn_margdrop import MarginalizedDropoutGLMRegressor
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> reg = MarginalizedDropoutGLMRegressor(solver="adagrad", random_state=0)
+        >>> for chunk in (slice(0, 200), slice(200, 400)):
+        ...     reg = reg.partial_fit(X[chunk], y[chunk] / 100)
+        >>> reg.n_iter_
+        2
         """
         return self._partial_fit(X, y, sample_weight, X_unlabeled)
 
-    def _as_fitted(self, array):
+    def _as_fitted(self, array: np.ndarray) -> Any:
         return array[0] if self.n_outputs_ == 1 else array

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from numbers import Integral, Real
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from sklearn.base import clone
 from sklearn.model_selection import train_test_split
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
 
-from sklearn_margdrop.batches import Features
-from sklearn_margdrop.callbacks import InverseDecay, Stopping
+from sklearn_margdrop.batches import Features, Rows
+from sklearn_margdrop.callbacks import FitTasks, InverseDecay, Stopping, check_callbacks
+from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.estimators.pretraining import pretrain
+from sklearn_margdrop.export import Layers
+from sklearn_margdrop.families import Family
 from sklearn_margdrop.layers import ACTIVATIONS
+from sklearn_margdrop.networks import NoisyNetwork
+from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.training import MarginalizedNet
 from sklearn_margdrop.validation import (
     check_hidden_layer_sizes,
@@ -32,10 +40,15 @@ _DIVERGED = (
 class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     """Base of the network estimators."""
 
-    _parameter_constraints: dict = {
+    penalty_curve_: list[float]
+    validation_scores_: list[float] | None
+    best_validation_score_: float | None
+    pretrainers_: list[Any]
+
+    _parameter_constraints: dict[str, Any] = {
         **BaseMarginalizedEstimator._parameter_constraints,
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(ACTIVATIONS))],
+        "activation": [StrOptions(ACTIVATIONS.keys())],
         "noise_placement": "no_validation",
         "retain_rate": [
             Interval(Real, 0, 1, closed="right"),
@@ -54,9 +67,12 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "shuffle": ["boolean"],
         "pretrainer": [HasMethods(["fit", "get_params"]), None],
+        "callbacks": [list, tuple, None],
     }
 
-    def _partial_fit(self, X, y, sample_weight, X_unlabeled, classes=None):
+    def _partial_fit(
+        self, X: Any, y: Any, sample_weight: Any, X_unlabeled: Any, classes: Any = None
+    ) -> Self:
         if self.early_stopping:
             raise ValueError(
                 "partial_fit does not support early_stopping=True: it sees no fixed data to "
@@ -64,14 +80,23 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             )
         return super()._partial_fit(X, y, sample_weight, X_unlabeled, classes)
 
-    def _check_parameters(self):
+    def _check_parameters(self) -> None:
         hidden, _ = self._layers()
+        check_callbacks(self.callbacks)
         if self.pretrainer is not None and not hidden:
             raise ValueError(
                 "pretrainer needs a hidden layer; with hidden_layer_sizes=() set pretrainer=None."
             )
 
-    def _train(self, rows, valid, random_state, continuing, incremental, watcher):
+    def _train(
+        self,
+        rows: Rows,
+        valid: Rows | None,
+        random_state: np.random.RandomState,
+        continuing: bool,
+        incremental: bool,
+        watcher: FitTasks | None,
+    ) -> MarginalizedNet:
         scale = self.net_.module_.input_scale if continuing else self._input_scale(rows)
         net = self._build_net(rows, draw_seed(random_state), incremental, scale)
         if continuing:
@@ -88,7 +113,9 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         net.train(rows, valid, 1 if incremental else self.max_iter, watcher)
         return net
 
-    def _split(self, index, y, random_state):
+    def _split(
+        self, index: np.ndarray, y: np.ndarray, random_state: np.random.RandomState
+    ) -> list[np.ndarray]:
         if not self.early_stopping:
             return [index]
         try:
@@ -110,31 +137,37 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             )
         return [np.sort(part) for part in parts]
 
-    def _layers(self):
+    def _layers(self) -> tuple[tuple[int, ...], dict[int, Noise]]:
         sizes = check_hidden_layer_sizes(self.hidden_layer_sizes)
         sites = check_sites(self.noise_placement, len(sizes))
         strengths = {"retain_rate": self.retain_rate, "noise_std": self.noise_std}
         return sizes, check_noise(self.noise, sites, strengths)
 
-    def _input_scale(self, rows):
+    def _input_scale(self, rows: Rows) -> float:
         # adam's steps do not know the units of the features, so they are told; the rates of plain
         # sgd are those of the textbooks.
         return rows.feature_scale() if self.solver == "adam" else 1.0
 
-    def _build_net(self, rows, seed, incremental, input_scale):
+    def _build_net(
+        self, rows: Rows, seed: int, incremental: bool, input_scale: float
+    ) -> MarginalizedNet:
         hidden, noise = self._layers()
         family, n_outputs = self._family()
         device = rows.features.device
         n_features = rows.features.shape[1]
-        callbacks = [] if incremental else [self._stopping(rows)]
+        callbacks: list[Any] = []
         if self.learning_rate_decay > 0:
-            callbacks.insert(0, InverseDecay(self.learning_rate_decay))
+            callbacks.append(("learning_rate_decay", InverseDecay(self.learning_rate_decay)))
+        if not incremental:
+            callbacks.append(("stopping", self._stopping(rows)))
+        # The user's own are not changed by a fit.
+        callbacks += clone(list(self.callbacks or ()), safe=False)
         batch_size = 200 if self.batch_size == "auto" else self.batch_size
         optimizer = {
             "adam": {"optimizer": torch.optim.Adam},
             "sgd": {"optimizer": torch.optim.SGD, "optimizer__momentum": self.momentum},
         }[self.solver]
-        net = MarginalizedNet(
+        net: MarginalizedNet = self._net(
             module__layer_sizes=(n_features, *hidden, n_outputs),
             module__activation=self.activation,
             module__noise=noise,
@@ -163,35 +196,48 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         )
         return net.initialize()
 
-    def _stopping(self, rows):
+    def _stopping(self, rows: Rows) -> Stopping:
         if self.early_stopping:
             return Stopping("valid_score", self.tol, self.n_iter_no_change)
         return Stopping("train_loss", self.tol * self._loss_unit(rows), self.n_iter_no_change)
 
-    def _check_layers(self, net):
-        sizes, fitted = (n.get_params()["module__layer_sizes"] for n in (net, self.net_))
+    def _check_layers(self, net: MarginalizedNet) -> None:
+        sizes, fitted = net.module__layer_sizes, self.net_.module__layer_sizes
         if sizes != fitted:
             raise ValueError(
                 f"The layers of the previous call were {fitted}, but hidden_layer_sizes and the "
                 f"data now make them {sizes}. Start anew: call fit with warm_start=False."
             )
 
-    def _diverged(self, net):
+    def _diverged(self, net: MarginalizedNet) -> str:
         return _DIVERGED.format(epoch=len(net.history) + 1, rate=self.learning_rate_init)
 
-    def _not_converged(self):
+    def _not_converged(self) -> str:
         return (
             f"Training stopped at max_iter={self.max_iter} epochs before it converged; increase "
             "max_iter, learning_rate_init or tol."
         )
 
-    def _fitted_family(self):
+    def _fitted_family(self) -> Family:
         return self.net_.criterion_.family
 
-    def _attributes(self, net):
+    def _fitted_layers(self) -> Layers:
+        return self.coefs_, self.intercepts_, list(self.net_.module_.layers)[1::2]
+
+    def _fitted_network(self) -> NoisyNetwork:
+        return self.net_.module_
+
+    def _last_penalty(self) -> float:
+        return self.penalty_curve_[-1]
+
+    def _activation(self) -> str:
+        is_fitted = self.__sklearn_is_fitted__()
+        return str(self.net_.module__activation if is_fitted else self.activation)
+
+    def _attributes(self, net: MarginalizedNet) -> dict[str, Any]:
         return {"net_": net}
 
-    def _store(self, net, rows, incremental):
+    def _store(self, net: MarginalizedNet, rows: Rows, incremental: bool) -> None:
         history = net.history
         scores = [epoch["valid_score"] for epoch in history if "valid_score" in epoch]
         self.n_iter_ = len(history)
@@ -200,28 +246,25 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         self.validation_scores_ = scores if self.early_stopping else None
         self.best_validation_score_ = net.best_score_
 
-    def _dtype(self):
+    def _dtype(self) -> type[np.floating]:
         weight = self.net_.module_.linears[0].weight
         return np.float32 if weight.dtype == torch.float32 else np.float64
 
-    def _linear_predictor(self, X):
-        check_is_fitted(self)
-        X = validate_data(
-            self, X, reset=False, accept_sparse="csr", dtype=self._dtype(), order="C"
-        )
+    def _linear_predictor(self, X: MatrixLike) -> Tensor:
+        X = self._check_rows(X)
         return self.net_.linear_predictor(Features(X, self.net_.device, resident=False))
 
-    def __sklearn_is_fitted__(self):
+    def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "net_")
 
     @property
-    def coefs_(self):
+    def coefs_(self) -> list[NDArray[Any]]:
         """Weights of each layer, a list of arrays of shape (fan_in, fan_out)."""
         return [
             linear.weight.detach().cpu().numpy().T.copy() for linear in self.net_.module_.linears
         ]
 
     @property
-    def intercepts_(self):
+    def intercepts_(self) -> list[NDArray[Any]]:
         """Intercepts of each layer, a list of arrays of shape (fan_out,)."""
         return [linear.bias.detach().cpu().numpy().copy() for linear in self.net_.module_.linears]

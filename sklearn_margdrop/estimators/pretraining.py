@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +13,14 @@ from sklearn.base import clone
 from sklearn.neural_network import BernoulliRBM
 from torch import nn
 
-from sklearn_margdrop.batches import Features, Rows, blocks
+from sklearn_margdrop.batches import Features, Host, Rows, blocks
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.validation import draw_seed, to_tensor
 
 
-def pretrain(template, network: NoisyNetwork, rows: Rows, random_state) -> list:
+def pretrain(
+    template: Any, network: NoisyNetwork, rows: Rows, random_state: np.random.RandomState
+) -> list[Any]:
     """Initialise hidden layers from clones of `template`, each fitted to what enters its layer.
 
     Parameters
@@ -49,7 +53,7 @@ def pretrain(template, network: NoisyNetwork, rows: Rows, random_state) -> list:
     *hidden, _ = network.linears
     for position, linear in enumerate(hidden):
         if position > 0:
-            data = _output(network.layers[2 * position - 2 : 2 * position], data)
+            data = _output(hidden[position - 1], network.layers[2 * position - 1], data)
         transformer = _prepare(template, linear.out_features, random_state)
         _check_range(transformer, data)
         _take_over(linear, transformer.fit(data, None))
@@ -57,7 +61,7 @@ def pretrain(template, network: NoisyNetwork, rows: Rows, random_state) -> list:
     return fitted
 
 
-def _prepare(template, width, random_state):
+def _prepare(template: Any, width: int, random_state: np.random.RandomState) -> Any:
     transformer = clone(template)
     parameters = transformer.get_params()
     seeds = {
@@ -70,16 +74,18 @@ def _prepare(template, width, random_state):
     return transformer
 
 
-def _stack(parts):
+def _stack(parts: Sequence[Host]) -> Host:
     if len(parts) == 1:
         return parts[0]
     if all(map(sparse.issparse, parts)):
         return sparse.vstack(parts, format="csr")
-    return np.concatenate([p.toarray() if sparse.issparse(p) else p for p in parts])
+    return np.concatenate([p if isinstance(p, np.ndarray) else p.toarray() for p in parts])
 
 
-def _check_range(transformer, data):
-    if isinstance(transformer, BernoulliRBM) and (data.min() < 0 or data.max() > 1):
+def _check_range(transformer: Any, data: Host) -> None:
+    rounding = 1e-6  # that of MinMaxScaler, say
+    outside = data.min() < -rounding or data.max() > 1 + rounding
+    if isinstance(transformer, BernoulliRBM) and outside:
         warnings.warn(
             "BernoulliRBM takes its inputs for probabilities, but these lie outside of [0, 1]. "
             "Scale the features (MinMaxScaler), and use activation='logistic' where there are "
@@ -89,7 +95,7 @@ def _check_range(transformer, data):
         )
 
 
-def _take_over(linear: nn.Linear, transformer):
+def _take_over(linear: nn.Linear, transformer: Any) -> None:
     name = type(transformer).__name__
     for attribute, parameter in (
         ("components_", linear.weight),
@@ -117,9 +123,8 @@ def _take_over(linear: nn.Linear, transformer):
 
 
 @torch.no_grad()
-def _output(layers, data) -> np.ndarray:
+def _output(linear: nn.Linear, activation: nn.Module, data: Host) -> np.ndarray:
     """What a hidden layer makes of its input, in blocks of bounded memory."""
-    linear, activation = layers
     features = Features(data, linear.weight.device, resident=False)
     cut = blocks(len(features), max(linear.in_features, linear.out_features))
     return np.concatenate([activation(linear(features.take(b))).cpu().numpy() for b in cut])

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
 from sklearn.base import _fit_context
 
+from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.network import BaseMarginalizedNetwork
 from sklearn_margdrop.estimators.targets import NumberTarget
+from sklearn_margdrop.validation import typed
 
 
 class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
@@ -63,7 +70,7 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
 
     alpha : float, default=1e-4
         Strength of the L2 penalty ``alpha / 2 * ||weights||^2``, added to the mean loss over
-        the samples. (`MLPClassifier` divides its `alpha` by the rows of a batch.)
+        the samples. `MLPClassifier` divides its `alpha` by the rows of a batch.
 
     unlabeled_discount : float, default=1.0
         Weight d of an unlabelled row relative to a labelled one in the penalty, which is
@@ -120,6 +127,11 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
         :class:`~sklearn.neural_network.BernoulliRBM` is such a transformer, for features in
         [0, 1] and logistic units. It sees the training rows and `X_unlabeled` (also where
         `unlabeled_discount` is 0), without weights, in the first call. None is random weights.
+
+    callbacks : list of skorch.callbacks.Callback, default=None
+        Callbacks of skorch (`Checkpoint`, `LRScheduler`, `EpochScoring`, ...), or pairs of a name
+        and a callback. Clones of them see the training; ``net_.callbacks_`` holds these, and
+        ``net_.history`` what they record. scikit-learn's own are set by `set_callbacks`.
 
     device : str or torch.device, default="auto"
         Where to compute: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, ... `"auto"` is the CUDA
@@ -196,41 +208,42 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
     True
     """
 
-    _parameter_constraints: dict = {
+    _parameter_constraints: dict[str, Any] = {
         **BaseMarginalizedNetwork._parameter_constraints,
         "family": "no_validation",  # any registered family of numbers
     }
 
     def __init__(
         self,
-        hidden_layer_sizes=(256,),
+        hidden_layer_sizes: ArrayLike = (256,),
         *,
-        family="normal",
-        activation="relu",
-        noise="dropout",
-        noise_placement="both",
-        retain_rate="auto",
-        noise_std=0.1,
-        method="diagonal",
-        n_probes=None,
-        alpha=1e-4,
-        unlabeled_discount=1.0,
-        solver="adam",
-        batch_size=100,
-        learning_rate_init=0.004,
-        learning_rate_decay=0.0,
-        momentum=0.9,
-        max_iter=200,
-        tol=2e-3,
-        n_iter_no_change=10,
-        early_stopping=False,
-        validation_fraction=0.1,
-        shuffle=True,
-        warm_start=False,
-        pretrainer=None,
-        device="auto",
-        random_state=None,
-        verbose=False,
+        family: str = "normal",
+        activation: str = "relu",
+        noise: str = "dropout",
+        noise_placement: str | ArrayLike = "both",
+        retain_rate: str | ArrayLike = "auto",
+        noise_std: ArrayLike = 0.1,
+        method: str = "diagonal",
+        n_probes: int | None = None,
+        alpha: float = 1e-4,
+        unlabeled_discount: float = 1.0,
+        solver: str = "adam",
+        batch_size: int | str = 100,
+        learning_rate_init: float = 0.004,
+        learning_rate_decay: float = 0.0,
+        momentum: float = 0.9,
+        max_iter: int = 200,
+        tol: float = 2e-3,
+        n_iter_no_change: int = 10,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        shuffle: bool = True,
+        warm_start: bool = False,
+        pretrainer: Any = None,
+        callbacks: list[Any] | tuple[Any, ...] | None = None,
+        device: str | torch.device = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: bool | int = False,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.family = family
@@ -256,12 +269,19 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
         self.shuffle = shuffle
         self.warm_start = warm_start
         self.pretrainer = pretrainer
+        self.callbacks = callbacks
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
 
-    @_fit_context(prefer_skip_nested_validation=False)
-    def partial_fit(self, X, y, sample_weight=None, X_unlabeled=None):
+    @typed(_fit_context(prefer_skip_nested_validation=False))
+    def partial_fit(
+        self,
+        X: MatrixLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        X_unlabeled: MatrixLike | None = None,
+    ) -> Self:
         """Train for one epoch on the given rows.
 
         Parameters
@@ -279,5 +299,16 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
         -------
         self : object
             The fitted estimator.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_diabetes
+        >>> from sklearn_margdrop import MarginalizedDropoutRegressor
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> reg = MarginalizedDropoutRegressor(random_state=0)
+        >>> for chunk in (slice(0, 200), slice(200, 400)):
+        ...     reg = reg.partial_fit(X[chunk], y[chunk] / 100)
+        >>> reg.n_iter_
+        2
         """
         return self._partial_fit(X, y, sample_weight, X_unlabeled)

@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from torch import Tensor
 
-from sklearn_margdrop.families import FAMILIES, Bernoulli, Categorical
+from sklearn_margdrop.batches import Rows
+from sklearn_margdrop.csr import MatrixLike
+from sklearn_margdrop.estimators.nets import ClassifierNet, RegressorNet, logits, most_probable
+from sklearn_margdrop.families import FAMILIES, Bernoulli, Categorical, Family
 from sklearn_margdrop.validation import check_weights, class_weights, encode_labels, to_tensor
+
+#: The score of validation rows from their linear predictor, encoded target and weights.
+Scorer: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], float]
 
 
 class LabelTarget(ClassifierMixin):
     """Class labels: bernoulli for two classes, categorical for more."""
 
+    classes_: NDArray[Any]
+
+    _net = ClassifierNet
     _stratifies = True
 
-    def _encode_target(self, y, dtype, continuing, classes):
+    if TYPE_CHECKING:  # the rest of the estimator
+
+        def _linear_predictor(self, X: MatrixLike) -> Tensor: ...
+        def score(
+            self, X: MatrixLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+        ) -> float: ...
+
+    def _encode_target(
+        self, y: ArrayLike, dtype: DTypeLike, continuing: bool, classes: ArrayLike | None
+    ) -> np.ndarray:
         known = self.classes_ if continuing else None
         codes, self.classes_ = encode_labels(y, known, classes)
         return codes.astype(dtype)[:, None] if len(self.classes_) == 2 else codes
 
-    def _target_weight(self, y, weight, incremental):
+    def _target_weight(
+        self, y: np.ndarray, weight: np.ndarray, incremental: bool
+    ) -> np.ndarray | float:
         if self.class_weight is None:
             return 1.0
         if incremental and self.class_weight == "balanced":
@@ -35,24 +59,24 @@ class LabelTarget(ClassifierMixin):
             )
         return class_weights(self.class_weight, y.astype(int).ravel(), self.classes_, weight)
 
-    def _family(self):
+    def _family(self) -> tuple[Family, int]:
         n_classes = len(self.classes_)
         return (Bernoulli(), 1) if n_classes == 2 else (Categorical(), n_classes)
 
-    def _constant_loss(self, rows):
+    def _constant_loss(self, rows: Rows) -> float:
         share = self._shares(rows)
         return -float(torch.xlogy(share, share).sum())
 
-    def _target_scale(self, rows):
+    def _target_scale(self, rows: Rows) -> float:
         return 1.0
 
-    def _shares(self, rows):
+    def _shares(self, rows: Rows) -> Tensor:
         weight = torch.ones_like(rows.y.ravel()) if rows.weight is None else rows.weight
         codes = rows.y.long().ravel()
         counts = torch.bincount(codes, weights=weight, minlength=len(self.classes_))
         return counts / counts.sum()
 
-    def _mean_target(self, rows, incremental):
+    def _mean_target(self, rows: Rows, incremental: bool) -> Tensor:
         """The share of each class, or of the second of two, and never 0 or 1."""
         share = self._shares(rows)
         if incremental:  # a chunk is a sample of classes that it need not all hold
@@ -60,10 +84,10 @@ class LabelTarget(ClassifierMixin):
         share = share.clamp(1e-3, 1 - 1e-3)
         return share[1:] if len(share) == 2 else share
 
-    def _scorer(self):
+    def _scorer(self) -> Scorer:
         return _validation_accuracy
 
-    def predict(self, X):
+    def predict(self, X: MatrixLike) -> NDArray[Any]:
         """Predict the most probable class.
 
         Parameters
@@ -76,10 +100,11 @@ class LabelTarget(ClassifierMixin):
         ndarray of shape (n_samples,)
             Class labels.
         """
-        index = _most_probable(self._linear_predictor(X)).cpu().numpy()
-        return self.classes_[index]
+        index = most_probable(self._linear_predictor(X)).cpu().numpy()
+        labels: NDArray[Any] = self.classes_[index]
+        return labels
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: MatrixLike) -> NDArray[Any]:
         """Predict the probability of each class.
 
         Parameters
@@ -92,9 +117,9 @@ class LabelTarget(ClassifierMixin):
         ndarray of shape (n_samples, n_classes)
             Probabilities, with the classes in the order of `classes_`.
         """
-        return _logits(self._linear_predictor(X)).softmax(-1).cpu().numpy()
+        return logits(self._linear_predictor(X)).softmax(-1).cpu().numpy()
 
-    def predict_log_proba(self, X):
+    def predict_log_proba(self, X: MatrixLike) -> NDArray[Any]:
         """Predict the logarithm of the probability of each class.
 
         Parameters
@@ -107,9 +132,9 @@ class LabelTarget(ClassifierMixin):
         ndarray of shape (n_samples, n_classes)
             Log-probabilities, finite even where the probability underflows.
         """
-        return _logits(self._linear_predictor(X)).log_softmax(-1).cpu().numpy()
+        return logits(self._linear_predictor(X)).log_softmax(-1).cpu().numpy()
 
-    def decision_function(self, X):
+    def decision_function(self, X: MatrixLike) -> NDArray[Any]:
         """The linear predictor.
 
         Parameters
@@ -122,56 +147,68 @@ class LabelTarget(ClassifierMixin):
         ndarray of shape (n_samples,) or (n_samples, n_classes)
             The log-odds of ``classes_[1]`` for two classes, else one logit for each class.
         """
-        eta = self._linear_predictor(X).cpu().numpy()
+        eta: NDArray[Any] = self._linear_predictor(X).cpu().numpy()
         return eta[:, 0] if eta.shape[1] == 1 else eta
 
 
 class NumberTarget(RegressorMixin):
     """Numbers, in one or several columns, of the family that the parameter `family` names."""
 
+    n_outputs_: int
+
+    _net = RegressorNet
     _stratifies = False
 
-    def _encode_target(self, y, dtype, continuing, classes):
-        y = _check_target(y, self._target_family(), dtype)
-        if continuing and y.shape[1] != self.n_outputs_:
-            raise ValueError(f"y has {y.shape[1]} columns, but {self.n_outputs_} were fitted.")
-        self.n_outputs_ = y.shape[1]
-        return y
+    if TYPE_CHECKING:  # the rest of the estimator
 
-    def _family(self):
+        def _linear_predictor(self, X: MatrixLike) -> Tensor: ...
+        def _fitted_family(self) -> Family: ...
+
+    def _encode_target(
+        self, y: ArrayLike, dtype: DTypeLike, continuing: bool, classes: ArrayLike | None
+    ) -> np.ndarray:
+        target = _check_target(y, self._target_family(), dtype)
+        n_columns = target.shape[1]
+        if continuing and n_columns != self.n_outputs_:
+            raise ValueError(f"y has {n_columns} columns, but {self.n_outputs_} were fitted.")
+        self.n_outputs_ = n_columns
+        return target
+
+    def _family(self) -> tuple[Family, int]:
         return self._target_family(), self.n_outputs_
 
-    def _target_family(self):
+    def _target_family(self) -> Family:
         allowed = [name for name, family in FAMILIES.items() if not family.labels]
         if not isinstance(self.family, str) or self.family not in allowed:
             raise ValueError(f"family must be one of {allowed}; got {self.family!r}.")
         return FAMILIES[self.family]()
 
-    def _scorer(self):
+    def _scorer(self) -> Scorer:
         return partial(_explained_deviance, self._target_family())
 
-    def _mean_target(self, rows, incremental):
+    def _mean_target(self, rows: Rows, incremental: bool) -> Tensor:
         """The mean of each column, in the range of the family's means."""
         weight = torch.ones_like(rows.y[:, 0]) if rows.weight is None else rows.weight
         mean = (weight / weight.sum()) @ rows.y
+        mean = mean.clamp_max(self._target_family().highest - 1e-3)
         if self._target_family().lowest < 0:
             return mean
         if incremental:  # a chunk may hold zeros alone
             return (mean * len(rows) + 1) / (len(rows) + 1)
         return torch.where(mean > 0, mean, 1e-3)
 
-    def _target_scale(self, rows):
+    def _target_scale(self, rows: Rows) -> float:
         """The standard deviation of a target that may be in any units."""
         bounded = self._target_family().lowest == 0
         return 1.0 if bounded else (2 * self._loss_unit(rows)) ** 0.5
 
-    def _constant_loss(self, rows):
+    def _constant_loss(self, rows: Rows) -> float:
         return float(_losses_of_the_mean(self._target_family(), rows.y, rows.weight).sum())
 
-    def _loss_unit(self, rows):
+    def _loss_unit(self, rows: Rows) -> float:
         return self._constant_loss(rows) or 1.0
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         family = FAMILIES.get(str(self.family))
         bounded = family is not None and family.lowest >= 0
@@ -180,7 +217,7 @@ class NumberTarget(RegressorMixin):
         tags.target_tags.positive_only = bounded
         return tags
 
-    def predict(self, X):
+    def predict(self, X: MatrixLike) -> NDArray[Any]:
         """Predict the mean of the target.
 
         Parameters
@@ -194,10 +231,10 @@ class NumberTarget(RegressorMixin):
             Predictions, in the shape of the target seen during `fit`.
         """
         eta = self._linear_predictor(X)
-        mean = self._fitted_family().mean(eta).cpu().numpy()
+        mean: NDArray[Any] = self._fitted_family().mean(eta).cpu().numpy()
         return mean[:, 0] if self.n_outputs_ == 1 else mean
 
-    def score(self, X, y, sample_weight=None):
+    def score(self, X: MatrixLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """The fraction of deviance explained, D^2; the usual R^2 for the normal family.
 
         Parameters
@@ -216,30 +253,21 @@ class NumberTarget(RegressorMixin):
         """
         eta = self._linear_predictor(X).cpu().double()
         family = self._fitted_family()
-        y = to_tensor(_check_target(y, family, np.float64), eta.device)
-        check_consistent_length(eta, y, sample_weight)
+        target = to_tensor(_check_target(y, family, np.float64), eta.device)
+        check_consistent_length(eta, target, sample_weight)
+        weight = None
         if sample_weight is not None:
-            sample_weight = torch.from_numpy(check_weights(sample_weight, y))
-        return _explained_deviance(family, eta, y, sample_weight)
+            weight = torch.from_numpy(check_weights(sample_weight, target))
+        return _explained_deviance(family, eta, target, weight)
 
 
-def _validation_accuracy(eta, y, weight):
-    weight = None if weight is None else weight.cpu().numpy()
-    codes = y.long().ravel().cpu().numpy()
-    return accuracy_score(codes, _most_probable(eta).cpu().numpy(), sample_weight=weight)
+def _validation_accuracy(eta: Tensor, y: Tensor, weight: Tensor | None) -> float:
+    codes, predicted = y.long().ravel().cpu().numpy(), most_probable(eta).cpu().numpy()
+    sample_weight = None if weight is None else weight.cpu().numpy()
+    return float(accuracy_score(codes, predicted, sample_weight=sample_weight))
 
 
-def _most_probable(eta):
-    """Index of the most probable class, from one or from K logits."""
-    return (eta[:, 0] > 0).long() if eta.shape[1] == 1 else eta.argmax(-1)
-
-
-def _logits(eta):
-    """K logits for K classes, from one for two classes."""
-    return torch.cat([torch.zeros_like(eta), eta], dim=1) if eta.shape[1] == 1 else eta
-
-
-def _check_target(y, family, dtype):
+def _check_target(y: Any, family: Family, dtype: DTypeLike) -> np.ndarray:
     """`y` as a float array of shape (n_samples, n_outputs)."""
     y = check_array(y, input_name="y", ensure_2d=False, dtype=dtype)
     if y.ndim == 2 and y.shape[1] == 1:
@@ -249,17 +277,22 @@ def _check_target(y, family, dtype):
             f"y has negative values, which family={family.name!r} does not allow: its targets "
             f"are at least {family.lowest:g}."
         )
-    return y.reshape(len(y), -1)
+    if (y > family.highest).any():
+        raise ValueError(
+            f"y has values above {family.highest:g}, which family={family.name!r} does not allow."
+        )
+    target: np.ndarray = y.reshape(len(y), -1)
+    return target
 
 
-def _losses_by_column(family, eta, y, weight):
+def _losses_by_column(family: Family, eta: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
     """Mean half deviance of each column of `y`."""
     columns = zip(eta.T.unsqueeze(-1), y.T.unsqueeze(-1), strict=True)
     losses = torch.stack([family.loss(*column) for column in columns])
     return losses.mean(1) if weight is None else losses @ (weight / weight.sum()).to(losses)
 
 
-def _losses_of_the_mean(family, y, weight):
+def _losses_of_the_mean(family: Family, y: Tensor, weight: Tensor | None) -> Tensor:
     """The same for a constant prediction of each column's mean; 0 for a constant column."""
     weight = torch.ones_like(y[:, 0]) if weight is None else weight.to(y)
     mean = (weight / weight.sum()) @ y
@@ -268,7 +301,7 @@ def _losses_of_the_mean(family, y, weight):
     return losses.where((y != y[0]).any(0), 0.0)
 
 
-def _explained_deviance(family, eta, y, weight):
+def _explained_deviance(family: Family, eta: Tensor, y: Tensor, weight: Tensor | None) -> float:
     """D^2 averaged over the columns; scikit-learn's conventions for a constant one."""
     losses = _losses_by_column(family, eta, y, weight)
     of_the_mean = _losses_of_the_mean(family, y, weight)

@@ -1,0 +1,148 @@
+"""The coefficients of a fitted generalised linear model: what they predict, dense or sparse."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.utils.extmath import safe_sparse_dot
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from sklearn_margdrop.csr import MatrixLike
+from sklearn_margdrop.export import Layers
+from sklearn_margdrop.families import Family
+from sklearn_margdrop.networks import NoisyNetwork
+from sklearn_margdrop.noise import Noise
+from sklearn_margdrop.training import MarginalizedNet
+
+
+class Coefficients:
+    """The part of an estimator that predicts by `coef_` and `intercept_`.
+
+    Both may be set by hand.
+    """
+
+    coef_: NDArray[Any] | sparse.csr_array  # sparse after `sparsify`
+    intercept_: NDArray[Any] | float
+    net_: MarginalizedNet
+    n_features_in_: int
+    _fitted_as: Family
+
+    if TYPE_CHECKING:  # the rest of the estimator
+
+        def _noise(self) -> dict[int, Noise]: ...
+        def _family(self) -> tuple[Family, int]: ...
+        def _check_rows(self, X: MatrixLike) -> Any: ...
+
+    def _attributes(self, net: MarginalizedNet) -> dict[str, Any]:
+        (linear,) = net.module_.linears
+        coef = linear.weight.detach().cpu().numpy()
+        intercept = np.zeros(linear.out_features, dtype=coef.dtype)
+        if linear.bias is not None:
+            intercept = linear.bias.detach().cpu().numpy()
+        return {
+            "coef_": self._as_fitted(coef),
+            "intercept_": self._as_fitted(intercept),
+            "_fitted_as": net.criterion_.family,
+        }
+
+    def _fitted_network(self) -> NoisyNetwork:
+        (coef,), (intercept,), _ = self._fitted_layers()
+        noise = self.net_.module__noise if hasattr(self, "net_") else self._noise()
+        dtype = torch.float32 if coef.dtype == np.float32 else torch.float64
+        network = NoisyNetwork(coef.shape, noise=noise, seed=None, dtype=dtype)
+        (linear,) = network.linears
+        with torch.no_grad():
+            linear.weight.copy_(torch.tensor(coef.T))
+            linear.bias.copy_(torch.tensor(intercept))
+        return network
+
+    def _as_fitted(self, array: np.ndarray) -> Any:
+        """An array with a row for each output, in the shape of the target."""
+        return array
+
+    def _fitted_family(self) -> Family:
+        return self._fitted_as
+
+    def _fitted_layers(self) -> Layers:
+        # Either may have been set by hand.
+        coef = np.atleast_2d(self._dense_coef())
+        shape = (self._family()[1], self.n_features_in_)
+        if coef.shape != shape or coef.dtype not in (np.float32, np.float64):
+            raise ValueError(
+                f"coef_ must be of float32 or float64 and the shape {shape}; it is of "
+                f"{coef.dtype} and the shape {coef.shape}."
+            )
+        if np.ndim(self.intercept_) > 1 or np.size(self.intercept_) not in (1, shape[0]):
+            raise ValueError(
+                f"intercept_ must be of the shape {shape[:1]}; it is {np.shape(self.intercept_)}."
+            )
+        return [coef.T], [np.broadcast_to(self.intercept_, shape[:1])], []
+
+    def _dtype(self) -> type[np.floating]:
+        dtype: type[np.floating] = self.coef_.dtype.type
+        return dtype
+
+    def _linear_predictor(self, X: MatrixLike) -> Tensor:
+        X = self._check_rows(X)
+        coef = self.coef_ if self.coef_.ndim == 2 else self.coef_.reshape(1, -1)
+        eta = safe_sparse_dot(X, coef.T, dense_output=True) + self.intercept_
+        return torch.from_numpy(eta)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "coef_")
+
+    def sparsify(self) -> Self:
+        """Convert `coef_` to a sparse array, and let go of the net with the dense ones.
+
+        Worth it where most coefficients are zero: those of features that never occurred, as under
+        `HashingVectorizer`. Predictions stay the same. Training can go on from the coefficients,
+        but with a new optimiser and a new record.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Examples
+        --------
+        >>> from sklearn.feature_extraction.text import HashingVectorizer
+        >>> from sklearn_margdrop import MarginalizedDropoutGLMClassifier
+        >>> X = HashingVectorizer(norm=None).transform(["good film", "bad film"])
+        >>> clf = MarginalizedDropoutGLMClassifier().fit(X, [1, 0]).sparsify()
+        >>> clf.coef_.shape, clf.coef_.nnz
+        ((1, 1048576), 3)
+        """
+        check_is_fitted(self)
+        self.coef_ = sparse.csr_array(self.coef_)
+        vars(self).pop("net_", None)
+        return self
+
+    def densify(self) -> Self:
+        """Convert `coef_` back to an ndarray.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn_margdrop import MarginalizedDropoutGLMClassifier
+        >>> clf = MarginalizedDropoutGLMClassifier().fit(*load_iris(return_X_y=True))
+        >>> type(clf.sparsify().densify().coef_).__name__
+        'ndarray'
+        """
+        check_is_fitted(self)
+        self.coef_ = self._dense_coef()
+        return self
+
+    def _dense_coef(self) -> NDArray[Any]:
+        coef: Any = self.coef_
+        dense: NDArray[Any] = coef.toarray() if sparse.issparse(coef) else coef
+        return dense

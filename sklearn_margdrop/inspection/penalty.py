@@ -1,0 +1,180 @@
+"""The penalty of a fitted model on data: by row, and by noisy site and unit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from sklearn_margdrop.batches import Features, Host, blocks
+from sklearn_margdrop.csr import MatrixLike
+from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
+from sklearn_margdrop.inspection.unwrap import unwrap
+from sklearn_margdrop.networks import Trace, trace
+from sklearn_margdrop.penalties import diagonal, moments, parts, quadratic
+
+_PENALTIES = {"diagonal": diagonal, "moments": moments, "quadratic": quadratic}
+
+
+def penalty_per_sample(
+    estimator: Any, X: MatrixLike, *, method: str | None = None
+) -> NDArray[Any]:
+    """The noise penalty R of each row: where the model is sensitive to noise.
+
+    R is what noise adds to the loss of a row on average. It needs no label: it is large where the
+    model is uncertain and its linear predictor changes with what is noised.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A fitted estimator of this package, or a fitted pipeline or search that ends in one. The
+        noise is that of its fit.
+    X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        Data, as for `predict`.
+    method : {"diagonal", "quadratic"} for networks, {"moments", "quadratic"} for generalised \
+linear models, default=None
+        How the expectation over the noise is evaluated. None is the estimator's own, and
+        `"quadratic"`, its second order, where that is `"sampling"`.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        Penalties in nats per sample, at least 0; 0 without noise.
+
+    Raises
+    ------
+    NotFittedError
+        If the estimator is not fitted.
+    TypeError
+        If it is none of this package.
+    ValueError
+        If `method` is not one that it can have, or `X` is not like the data of its fit.
+
+    See Also
+    --------
+    effective_penalty : The mean of it, by noisy site and unit.
+
+    References
+    ----------
+    "Regularization from marginalized noise in deep nets", Eqs. 8 and 9 (quadratic, diagonal);
+    S. Wager, S. Wang, P. Liang, "Dropout training as adaptive regularization", NIPS 2013, Eq. 1
+    (moments).
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_margdrop import MarginalizedDropoutClassifier
+    >>> from sklearn_margdrop.inspection import penalty_per_sample
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = MarginalizedDropoutClassifier(random_state=0).fit(X, y)
+    >>> R = penalty_per_sample(clf, X)
+    >>> R.shape, bool(R[y > 0].mean() > R[y == 0].mean())  # the last two overlap
+    ((150,), True)
+    """
+    model, rows = unwrap(estimator, X)
+    penalty, family = _PENALTIES[_method(model, method)], model._fitted_family()
+    found = [penalty(t, family) for t in _traces(model, rows, model._keeps_sparse)]
+    return torch.cat(found).cpu().numpy()
+
+
+def effective_penalty(
+    estimator: Any, X: MatrixLike, *, method: str | None = None
+) -> dict[int, NDArray[Any]]:
+    """The mean noise penalty, split by the site where the noise enters and by unit.
+
+    To second order the penalty is a sum over noisy units. With `"moments"`, which is not, each
+    row's penalty is divided in proportion to its second-order parts; that is the exact division
+    of a penalty that depends on the variance of a single linear predictor alone.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A fitted estimator of this package, or a fitted pipeline or search that ends in one. The
+        noise is that of its fit.
+    X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        Data, as for `predict`. Sparse rows are made dense in blocks of bounded memory.
+    method : {"diagonal", "quadratic"} for networks, {"moments", "quadratic"} for generalised \
+linear models, default=None
+        How the expectation over the noise is evaluated. None is the estimator's own, and
+        `"quadratic"`, its second order, where that is `"sampling"`.
+
+    Returns
+    -------
+    dict of int to ndarray of shape (width,)
+        For each noisy site (0 is the input, l the output of hidden layer l) the part of each of
+        its units (features, at the input), in nats per sample. All of them add up to the mean of
+        :func:`penalty_per_sample`.
+
+    Raises
+    ------
+    NotFittedError
+        If the estimator is not fitted.
+    TypeError
+        If it is none of this package.
+    ValueError
+        If `method` is not one that it can have, or `X` is not like the data of its fit.
+
+    See Also
+    --------
+    penalty_per_sample : The penalty of each row.
+
+    References
+    ----------
+    "Regularization from marginalized noise in deep nets", Eqs. 8 and 9; S. Wager, S. Wang,
+    P. Liang, "Dropout training as adaptive regularization", NIPS 2013.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_margdrop import MarginalizedDropoutClassifier
+    >>> from sklearn_margdrop.inspection import effective_penalty
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = MarginalizedDropoutClassifier(random_state=0).fit(X, y)
+    >>> parts = effective_penalty(clf, X)
+    >>> {site: values.shape for site, values in parts.items()}
+    {0: (4,), 1: (256,)}
+    """
+    model, rows = unwrap(estimator, X)
+    name, family = _method(model, method), model._fitted_family()
+    second_order = diagonal if name == "diagonal" else quadratic
+    totals: dict[int, torch.Tensor] = {}
+    n_rows = rows.shape[0]
+    for each in _traces(model, rows, keep_sparse=False):
+        weight = torch.full_like(each.eta[:, 0], 1 / n_rows)
+        if name == "moments":
+            value = quadratic(each, family)
+            tiny = torch.finfo(value.dtype).tiny
+            weight = weight * torch.where(value > tiny, moments(each, family) / value, 0.0)
+        for position, part in enumerate(parts(each, family, weight, second_order)):
+            if part is not None:
+                site = position // 2  # what enters layer 2l is the output of hidden layer l
+                totals[site] = totals[site] + part if site in totals else part
+    return {site: total.cpu().numpy() for site, total in totals.items()}
+
+
+def _method(estimator: BaseMarginalizedEstimator, method: str | None) -> str:
+    (options,) = estimator._parameter_constraints["method"]
+    allowed = sorted(set(options.options) - {"sampling"})
+    if method is None:
+        method = "quadratic" if estimator.method == "sampling" else estimator.method
+    if method not in allowed:
+        raise ValueError(
+            f"method of {type(estimator).__name__} must be one of {allowed}; got {method!r}."
+        )
+    return method
+
+
+def _traces(estimator: BaseMarginalizedEstimator, X: Host, keep_sparse: bool) -> Iterator[Trace]:
+    """Traces of blocks of rows, of bounded memory whatever the method."""
+    network = estimator._fitted_network()
+    device = network.linears[0].weight.device
+    features = Features(X, device, resident=False, keep_sparse=keep_sparse)
+    sizes = [(linear.in_features, linear.out_features) for linear in network.linears]
+    width = max(map(max, sizes)) * (sizes[-1][1] if len(sizes) > 1 else 1)
+    run = partial(trace, network.layers, noise=network.noise)
+    for block in blocks(len(features), width):
+        with torch.no_grad():
+            yield run(features.take(block))

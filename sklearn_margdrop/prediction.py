@@ -1,0 +1,86 @@
+"""Prediction: what a trained net makes of arrays, sparse matrices, tensors and data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from skorch import NeuralNet
+from skorch.utils import is_dataset
+from torch import Tensor
+
+from sklearn_margdrop.batches import Features, Rows, as_features, blocks
+from sklearn_margdrop.networks import NoisyNetwork
+from sklearn_margdrop.sparse import SparseMatrix
+
+
+class PredictingNet(NeuralNet):
+    """A skorch net whose module is a :class:`~sklearn_margdrop.networks.NoisyNetwork`.
+
+    Targets are a column of numbers for each output; subclasses may know better.
+    """
+
+    module_: NoisyNetwork
+    generator_: torch.Generator
+
+    def linear_predictor(self, X: Features | Rows) -> Tensor:
+        """Linear predictor without noise, shape (n_samples, K), in blocks of bounded memory."""
+        return torch.cat(list(self.forward_iter(X, device=self.device)))
+
+    def forward_iter(
+        self, X: Any, training: bool = False, device: str | torch.device = "cpu"
+    ) -> Iterator[Tensor]:
+        """Yield the linear predictor of the rows of `X`, in blocks of bounded memory.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), Rows or Dataset
+        training : bool, default=False
+            Whether to draw the noise, as in Monte Carlo dropout.
+        device : str or torch.device, default="cpu"
+            Where to leave the results.
+
+        Yields
+        ------
+        Tensor of shape (n_rows, K)
+        """
+        self.check_is_fitted()
+        if is_dataset(X) and not isinstance(X, Rows):
+            yield from super().forward_iter(X, training, device)
+            return
+        rows = X if isinstance(X, Rows) else self.get_dataset(X)
+        self._set_training(training)
+        for block in blocks(len(rows), self._widest()):
+            with torch.no_grad():
+                yield self.infer(rows.take(block)).to(device)
+
+    def infer(self, x: Any, **fit_params: Any) -> Tensor:
+        """The linear predictor of a batch, with noise in training mode."""
+        if not isinstance(x, SparseMatrix):
+            x = torch.as_tensor(x).to(self.device, self.module_.linears[0].weight.dtype)
+        return (
+            self.module_.sample(x, self.generator_) if self.module_.training else self.module_(x)
+        )
+
+    def get_dataset(self, X: Any, y: Any = None) -> Any:
+        """The rows of arrays, with targets as :meth:`decode` returns them."""
+        if is_dataset(X):
+            return X
+        weight = self.module_.linears[0].weight
+        if not isinstance(X, Features):
+            X = as_features(X, weight, keep_sparse=len(self.module_.layers) == 1)
+        return Rows(X, weight.new_zeros(len(X)) if y is None else self.encode(y))
+
+    def encode(self, y: Any) -> Tensor:
+        """Targets as the family takes them."""
+        targets = torch.as_tensor(y).to(self.module_.linears[0].weight)
+        return targets.reshape(len(targets), -1)
+
+    def decode(self, y: Tensor) -> Tensor:
+        """Targets as :meth:`predict` returns them."""
+        return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+
+    def _widest(self) -> int:
+        linears = self.module_.linears
+        return max(max(linear.in_features, linear.out_features) for linear in linears)
