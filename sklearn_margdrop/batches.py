@@ -212,6 +212,13 @@ class Rows(torch.utils.data.Dataset[Batch]):
         """The features of the labelled rows at `position`."""
         return self.features.take(position if self.index is None else self.index[position])
 
+    def subset(self, position: Tensor) -> Rows:
+        """The labelled rows at `position`, without the unlabelled ones."""
+        index = position if self.index is None else self.index[position.to(self.index.device)]
+        position = position.to(self.y.device)
+        weight = None if self.weight is None else self.weight[position]
+        return Rows(self.features, self.y[position], weight, index)
+
     def batch(self, position: slice | Tensor, unlabeled: slice | Tensor | None = None) -> Batch:
         """The rows at `position`, followed by those at `unlabeled` of the unlabelled ones."""
         x = self.take(position)

@@ -9,9 +9,28 @@ from numbers import Real
 from typing import Any, Self
 
 from skorch import NeuralNet
-from skorch.callbacks import Callback, PrintLog
+from skorch.callbacks import BatchScoring, Callback, EpochScoring, PrintLog
 from skorch.callbacks.logging import filter_log_keys
 from torch import Tensor
+
+
+def check_validation(callbacks: list[tuple[str, Callback]]) -> None:
+    """Raise if a callback asks for validation rows; to be called where there are none.
+
+    Parameters
+    ----------
+    callbacks : list of tuple of (str, Callback)
+        The initialised callbacks of a net.
+    """
+    for name, each in callbacks:
+        monitor = getattr(each, "monitor", None)
+        scores = isinstance(each, EpochScoring | BatchScoring) and not each.on_train
+        if scores or (isinstance(monitor, str) and monitor.startswith("valid")):
+            other = "on_train=True" if scores else "another monitor, 'train_loss' say,"
+            raise ValueError(
+                f"The callback {name} looks at validation rows, and there are none: set "
+                f"early_stopping=True, which sets some aside, or {other} for the callback."
+            )
 
 
 def check_callbacks(callbacks: Iterable[Any] | None) -> None:

@@ -237,8 +237,14 @@ class NoisyNetwork(nn.Module):
         linears = (layer for layer in self.linears if isinstance(layer, _Linear))
         layers = [(layer, layer.centre) for layer in linears if layer.centre is not None]
         with torch.no_grad():
+            # Frozen parameters have no gradients.
+            layers = [
+                (layer, centre)
+                for layer, centre in layers
+                if layer.weight.grad is not None and layer.bias.grad is not None
+            ]
             for layer, centre in layers:
-                assert layer.weight.grad is not None  # a step follows its gradient
+                assert layer.weight.grad is not None
                 assert layer.bias.grad is not None
                 layer.weight.grad.addr_(layer.bias.grad, centre, alpha=-1)
                 layer.bias.addmv_(layer.weight, centre)

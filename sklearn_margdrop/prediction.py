@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from skorch import NeuralNet
 from skorch.utils import is_dataset
@@ -74,6 +75,7 @@ class PredictingNet(NeuralNet):
 
     def encode(self, y: Any) -> Tensor:
         """Targets as the family takes them."""
+        y = y if isinstance(y, Tensor) else np.array(y)
         targets = torch.as_tensor(y).to(self.module_.linears[0].weight)
         return targets.reshape(len(targets), -1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from collections.abc import Callable
@@ -65,13 +66,15 @@ def net_state(net: NeuralNet) -> dict[str, Any]:
     }
     if "module__dtype" in parameters:
         parameters["module__dtype"] = str(parameters["module__dtype"]).removeprefix("torch.")
+    if isinstance(parameters.get("callbacks"), list):
+        parameters["callbacks"] = _at_rest(parameters["callbacks"])
     if not net.initialized_:
         return {"parameters": parameters}
     fitted = {name: value for name, value in vars(net).items() if name.endswith("_")}
     return {
         "parameters": parameters,
         "fitted": {name: value for name, value in fitted.items() if name not in _REBUILT},
-        "callbacks": net.callbacks_,
+        "callbacks": _at_rest(net.callbacks_),
         "weights": _convert(dict(net.module_.state_dict()), Tensor, _to_array),
         "optimizer": _convert(net.optimizer_.state_dict(), Tensor, _to_array),
         "noise": _to_array(net.generator_.get_state()),
@@ -133,6 +136,20 @@ def _restore_from_skorch(net: NeuralNet, state: dict[str, Any]) -> None:
         if generator.device.type == saved_on.type:
             generator.set_state(net.generator_)
         net.generator_ = generator
+
+
+def _at_rest(callbacks: list[Any]) -> list[Any]:
+    """Callbacks, named or not, without schedulers: these hold the optimiser and are made anew."""
+
+    def rest(callback: Any) -> Any:
+        if isinstance(callback, tuple):
+            return (callback[0], rest(callback[1]))
+        if getattr(callback, "lr_scheduler_", None) is not None:
+            callback = copy.copy(callback)
+            callback.lr_scheduler_ = None
+        return callback
+
+    return [rest(each) for each in callbacks]
 
 
 def _defaults(net: NeuralNet) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from skorch.helper import predefined_split
 from skorch.history import History
 from skorch.utils import TeeGenerator
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
 from sklearn_margdrop.batches import Batch, Batches, Rows, blocks
 from sklearn_margdrop.callbacks import EpochLog
@@ -107,7 +108,9 @@ class MarginalizedNet(PredictingNet):
     n_explosions_: int
     rate_factor_: float
     order_generator_: torch.Generator
+    lowest_: dict[str, float]
     _watch: Watch | None
+    _in_epoch: bool
 
     def __init__(
         self,
@@ -138,6 +141,7 @@ class MarginalizedNet(PredictingNet):
         self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
         self.order_generator_ = torch.Generator().manual_seed(self.seed)
         self.rate_factor_ = 1.0
+        self.lowest_ = {}
         return self
 
     @torch.no_grad()
@@ -183,6 +187,7 @@ class MarginalizedNet(PredictingNet):
         common = previous.module_.state_dict().items()
         self.module_.load_state_dict(state | {name: w for name, w in common if name in state})
         self.history = copy.copy(previous.history)
+        self.lowest_ = dict(getattr(previous, "lowest_", {}))
         if self.lr == previous.lr:
             self._take_over_rates(previous)
         if type(self.optimizer_) is type(previous.optimizer_):
@@ -203,6 +208,8 @@ class MarginalizedNet(PredictingNet):
             group.update(lr=old["lr"] if schedules else initial, initial_lr=initial)
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
+        if method_name in ("on_epoch_begin", "on_epoch_end"):
+            self._in_epoch = method_name == "on_epoch_begin"
         try:
             super().notify(method_name, **cb_kwargs)
         except KeyboardInterrupt:
@@ -229,9 +236,12 @@ class MarginalizedNet(PredictingNet):
             )
         self.stop_reason_ = "max_iter"
         self.best_score_ = self._watch = None
+        self._in_epoch = False
         self.n_explosions_ = 0
         self.has_converged_ = self.has_learned_ = False
         rows = self.get_dataset(X, y)
+        if not isinstance(rows, Rows):
+            raise TypeError(f"The net trains on arrays; got the data set {rows!r}.")
         try:
             super().fit_loop(rows, None, epochs, **fit_params)
         except StopTraining as stop:
@@ -240,8 +250,8 @@ class MarginalizedNet(PredictingNet):
             self.stop_reason_ = "interrupted" if self._is_finite() else "diverged"
         finally:
             watch, self._watch = self._watch, None
-            if self.history and "dur" not in self.history[-1]:
-                del self.history[-1]  # the epoch that was cut short
+            if self._in_epoch:
+                del self.history[-1]  # which was cut short
         if watch is None:
             return self
         # No epoch has seen what the last step led to; a validation score has.
@@ -263,13 +273,18 @@ class MarginalizedNet(PredictingNet):
         """Record nothing: histories of every batch would outgrow small models."""
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Iterable[Any]:
+        if isinstance(dataset, Subset) and isinstance(dataset.dataset, Rows):
+            dataset = dataset.dataset.subset(torch.as_tensor(dataset.indices))
         if not isinstance(dataset, Rows):
             loader: Iterable[Any] = super().get_iterator(dataset, training)
             return loader
         if not training:
             return [dataset]
+        return self._batches(dataset, self.order_generator_)
+
+    def _batches(self, rows: Rows, order: torch.Generator) -> Batches:
         size = None if self.batch_size == -1 else self.batch_size
-        return Batches(dataset, size, self.shuffle, self.order_generator_)
+        return Batches(rows, size, self.shuffle, order)
 
     def run_single_epoch(
         self, iterator: Any, training: bool, prefix: str, step_fn: StepFunction, **fit_params: Any
@@ -311,9 +326,10 @@ class MarginalizedNet(PredictingNet):
 
     def _record(self, name: str, value: float, n_rows: int) -> None:
         """A loss, and whether it is the lowest of the history, as skorch's callbacks ask."""
-        before = [epoch[name] for epoch in self.history[:-1] if name in epoch]
+        lowest = self.lowest_.get(name, math.inf)
+        self.lowest_[name] = min(value, lowest)
         self.history.record(name, value)
-        self.history.record(f"{name}_best", value < min(before, default=math.inf))
+        self.history.record(f"{name}_best", value < lowest)
         self.history.record_batch(name, value)
         self.history.record_batch(name.replace("loss", "batch_size"), n_rows)
 
@@ -343,7 +359,7 @@ class MarginalizedNet(PredictingNet):
         generator = torch.Generator(self.device).manual_seed(self.seed)
         order = torch.Generator().manual_seed(self.seed)
         total: Tensor | float = 0.0
-        for batch in Batches(rows, self.batch_size, self.shuffle, order):
+        for batch in self._batches(rows, order):
             total += self.criterion_(self.module_, batch, generator).total * len(batch.y)
         return float(total) / len(rows)
 
@@ -354,7 +370,8 @@ class MarginalizedNet(PredictingNet):
         n_rows = 0
         scores = any(getattr(callback, "on_train", False) for _, callback in self.callbacks_)
         for batch in iterator:
-            seen = (batch.x, self.decode(batch.y))
+            x = batch.x[: len(batch.y)] if isinstance(batch.x, Tensor) else batch.x
+            seen = (x, self.decode(batch.y))
             self.notify("on_batch_begin", batch=seen, training=True)
             step = step_fn(batch)
             sums = torch.add(sums, torch.stack(step["terms"]), alpha=len(batch.y))
@@ -376,6 +393,9 @@ class MarginalizedNet(PredictingNet):
         for group in self.optimizer_.param_groups:
             for name in {"lr", "initial_lr"} & group.keys():
                 group[name] *= factor
+        for scheduler in (getattr(each, "lr_scheduler_", None) for _, each in self.callbacks_):
+            if scheduler is not None and hasattr(scheduler, "base_lrs"):
+                scheduler.base_lrs = [factor * rate for rate in scheduler.base_lrs]
 
     def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
         optimizer, objective = self.optimizer_, self.criterion_
@@ -396,6 +416,9 @@ class MarginalizedNet(PredictingNet):
             for parameter in group["params"]:
                 parameter.grad = None
         terms = objective.backward(self.module_, batch, self.generator_)
+        for parameter in self.module_.parameters():
+            if not parameter.requires_grad:
+                parameter.grad = None  # frozen by a callback
         self.notify(
             "on_grad_computed",
             named_parameters=TeeGenerator(self.module_.named_parameters()),

@@ -45,7 +45,7 @@ class Recorder:
     """A callback that keeps what it is told."""
 
     def __init__(self, stop_after=None):
-        self.calls, self.scores = [], []
+        self.calls, self.scores, self.models = [], [], []
         self.stop_after = stop_after
 
     def setup(self, estimator, context):
@@ -64,6 +64,7 @@ class Recorder:
         self.data = X, y, metadata
         if fitted_estimator is not None:
             self.scores.append(fitted_estimator.score(X, y))
+            self.models.append((fitted_estimator, fitted_estimator.predict(X)))
         return self.stop_after is not None and context.task_id + 1 >= self.stop_after
 
 
@@ -79,6 +80,8 @@ def test_an_epoch_is_a_task(iris, model):
     whole = ["setup", ("begin", "fit", 0), *tasks, ("end", "fit", 0), "teardown"]
     assert recorder.calls == whole
     assert recorder.scores[-1] == fitted.score(X, y)
+    for kept, predictions in recorder.models:  # they do not follow the training
+        assert np.array_equal(kept.predict(X), predictions)
     alone = clone(model).fit(X, y)
     assert np.array_equal(alone.predict(X), fitted.predict(X))
     assert fitted.net_.callbacks_[-1][0] != "watcher"

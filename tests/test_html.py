@@ -2,7 +2,6 @@
 
 import re
 
-import numpy as np
 import pytest
 from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV
@@ -115,9 +114,3 @@ def test_what_does_not_go_together_is_left_to_fit(model):
     assert table(html) is None
     assert "<summary>Parameters</summary>" in html
     assert "<nowhere>" not in html
-
-
-def test_coefficients_of_another_shape_are_left_to_predict(iris):
-    model = MarginalizedDropoutGLMClassifier().fit(*iris)
-    model.coef_ = np.zeros((2, 2))
-    assert table(estimator_html_repr(model)) is None

@@ -1,8 +1,10 @@
 """skorch's callbacks see the training, and `net_` is a net like any other of skorch's."""
 
 import json
+import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
@@ -11,7 +13,7 @@ from sklearn.base import clone
 from sklearn.callback import ProgressBar
 from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.metrics import log_loss
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import (
     BatchScoring,
@@ -19,10 +21,11 @@ from skorch.callbacks import (
     Checkpoint,
     EarlyStopping,
     EpochScoring,
+    Freezer,
     GradientNormClipping,
     LRScheduler,
 )
-from skorch.dataset import Dataset
+from skorch.dataset import Dataset, ValidSplit
 
 from sklearn_margdrop import (
     MarginalizedDropoutClassifier,
@@ -286,3 +289,84 @@ def test_without_verbose_nothing_is_printed(iris, capsys):
     classifier().fit(*iris)
     MarginalizedDropoutGLMClassifier().fit(*iris)
     assert capsys.readouterr() == ("", "")
+
+
+def test_frozen_layers_stay(iris):
+    X, y = iris
+    for activation in ("relu", "logistic"):
+        options = {"activation": activation, "hidden_layer_sizes": (6, 5)}
+        start = classifier(max_iter=1, learning_rate_init=1e-12, **options).fit(X, y)
+        frozen = classifier([Freezer("layers.2*")], **options).fit(X, y)
+        assert_allclose(frozen.coefs_[1], start.coefs_[1], atol=1e-9)
+        assert_allclose(frozen.intercepts_[1], start.intercepts_[1], atol=1e-9)
+        assert np.abs(frozen.coefs_[2] - start.coefs_[2]).max() > 1e-3
+
+
+def test_schedules_with_base_rates_keep_what_explosions_left(iris):
+    X, y = iris
+    options = {"solver": "sgd", "learning_rate_init": 3.0, "noise_placement": "none"}
+    options |= {"max_iter": 60, "hidden_layer_sizes": 64}
+    constant = LRScheduler(policy="LambdaLR", lr_lambda=lambda epoch: 1.0)
+    plain = classifier(**options).fit(3 * X, y)
+    scheduled = classifier([constant], **options).fit(3 * X, y)
+    assert plain.net_.n_explosions_ > 0
+    assert scheduled.loss_curve_ == plain.loss_curve_
+
+
+def test_callbacks_without_validation_rows_are_refused_before_training(iris):
+    for callback, message in (
+        (EarlyStopping(), "another monitor, 'train_loss'"),
+        (Checkpoint(), "early_stopping=True"),
+        (rising("accuracy"), "on_train=True"),
+        (BatchScoring("accuracy"), "on_train=True"),
+    ):
+        with pytest.raises(ValueError, match=f"looks at validation rows.*{message}"):
+            classifier([callback]).fit(*iris)
+        classifier([callback], early_stopping=True, max_iter=2)
+
+
+def test_models_with_a_schedule_are_saved_without_it(iris):
+    model = classifier([LRScheduler(policy="StepLR", step_size=2, gamma=0.5)]).fit(*iris)
+    copy = pickle.loads(pickle.dumps(model))
+    assert dict(copy.net_.callbacks_)["LRScheduler"].lr_scheduler_ is None
+    assert dict(model.net_.callbacks_)["LRScheduler"].lr_scheduler_ is not None
+    assert_array_equal(copy.predict_proba(iris[0]), model.predict_proba(iris[0]))
+    for each in (model, copy):
+        each.partial_fit(*iris)
+    assert_array_equal(copy.coefs_[0], model.coefs_[0])
+
+
+def test_nets_are_cross_validated_and_split_on_frames(iris):
+    X, y = pd.DataFrame(iris[0]), pd.Series(iris[1], index=np.arange(150) + 7)
+    net = clone(classifier().fit(X.to_numpy(), y).net_).set_params(max_epochs=20)
+    assert np.isfinite(cross_val_score(net, X.to_numpy(), y, cv=3, error_score="raise")).all()
+    net.set_params(train_split=ValidSplit(5)).fit(X.to_numpy(), y)
+    assert len(net.history) == 20
+    assert np.isfinite(net.history[-1, "valid_loss"])
+    with pytest.raises(ValueError, match="positions in the estimator's classes_"):
+        net.fit(X.to_numpy(), LABELS[iris[1]])
+    with pytest.raises(TypeError, match="trains on arrays"):
+        net.fit(Dataset(iris[0], iris[1]))
+
+
+def test_without_callbacks_every_epoch_is_recorded(iris):
+    net = clone(classifier().fit(*iris).net_)
+    net.set_params(callbacks="disable", max_epochs=5).fit(*iris)
+    assert len(net.history) == 5
+
+
+def test_coefficients_are_not_those_of_the_net(iris):
+    model = MarginalizedDropoutGLMClassifier(solver="sgd", max_iter=5, random_state=0).fit(*iris)
+    coef, intercept = model.coef_.copy(), model.intercept_.copy()
+    model.net_.partial_fit(*iris)
+    assert_array_equal(model.coef_, coef)
+    assert_array_equal(model.intercept_, intercept)
+
+
+def test_histories_of_streams_know_the_lowest_loss(iris):
+    model = classifier()
+    for _ in range(8):
+        model.partial_fit(*iris, classes=[0, 1, 2])
+    losses = model.net_.history[:, "train_loss"]
+    lowest = [loss == min(losses[: k + 1]) for k, loss in enumerate(losses)]
+    assert model.net_.history[:, "train_loss_best"] == lowest

@@ -108,6 +108,10 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
         """The fitted penalty in nats per sample, nan where it is not known."""
 
     @abstractmethod
+    def _fitted_sites(self) -> tuple[list[int], dict[int, Noise]]:
+        """Widths from the input to the output, and the noise at each noisy site, of the fit."""
+
+    @abstractmethod
     def _fitted_network(self) -> NoisyNetwork:
         """The noisy network that predicts."""
 
@@ -422,10 +426,8 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
         if not self.__sklearn_is_fitted__():
             hidden, noise = self._layers()
             return network_table(["", *hidden, ""], self._activation(), noise, f"{self.method}")
-        network, family = self._fitted_network(), self._fitted_family()
-        widths = [network.linears[0].in_features, *(each.out_features for each in network.linears)]
-        noise = {position // 2: model for position, model in network.noise.items()}
-        note = self.method
+        widths, noise = self._fitted_sites()
+        note, family = self.method, self._fitted_family()
         if self.loss_curve_ and np.isfinite(self._last_penalty()):
             note += (
                 f": a penalty of {self._last_penalty():.3g} in an objective of "

@@ -171,7 +171,8 @@ class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
         Score of the validation set after each epoch, with `early_stopping`.
 
     best_validation_score_ : float or None
-        The score of the weights that the last call kept, with `early_stopping`.
+        The best score of an epoch of the last call, whose weights it kept (where no callback
+        put back others), with `early_stopping`.
 
     net_ : skorch.NeuralNet
         The fitted net: ``net_.module_`` is the torch module, ``net_.history`` the record.

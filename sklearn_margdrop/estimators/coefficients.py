@@ -31,6 +31,7 @@ class Coefficients:
     net_: MarginalizedNet
     n_features_in_: int
     _fitted_as: Family
+    _fitted_noise: dict[int, Noise]
 
     if TYPE_CHECKING:  # the rest of the estimator
 
@@ -40,19 +41,20 @@ class Coefficients:
 
     def _attributes(self, net: MarginalizedNet) -> dict[str, Any]:
         (linear,) = net.module_.linears
-        coef = linear.weight.detach().cpu().numpy()
+        coef = linear.weight.detach().cpu().numpy().copy()
         intercept = np.zeros(linear.out_features, dtype=coef.dtype)
         if linear.bias is not None:
-            intercept = linear.bias.detach().cpu().numpy()
+            intercept = linear.bias.detach().cpu().numpy().copy()
         return {
             "coef_": self._as_fitted(coef),
             "intercept_": self._as_fitted(intercept),
             "_fitted_as": net.criterion_.family,
+            "_fitted_noise": net.module__noise,
         }
 
     def _fitted_network(self) -> NoisyNetwork:
         (coef,), (intercept,), _ = self._fitted_layers()
-        noise = self.net_.module__noise if hasattr(self, "net_") else self._noise()
+        _, noise = self._fitted_sites()
         dtype = torch.float32 if coef.dtype == np.float32 else torch.float64
         network = NoisyNetwork(coef.shape, noise=noise, seed=None, dtype=dtype)
         (linear,) = network.linears
@@ -60,6 +62,12 @@ class Coefficients:
             linear.weight.copy_(torch.tensor(coef.T))
             linear.bias.copy_(torch.tensor(intercept))
         return network
+
+    def _fitted_sites(self) -> tuple[list[int], dict[int, Noise]]:
+        # Pickles of before do not hold the noise.
+        noise = getattr(self, "_fitted_noise", None) or self._noise()
+        noise = {site: model for site, model in noise.items() if not model.is_null}
+        return [self.n_features_in_, self._family()[1]], noise
 
     def _as_fitted(self, array: np.ndarray) -> Any:
         """An array with a row for each output, in the shape of the target."""

@@ -31,7 +31,11 @@ class ClassifierNet(ClassifierMixin, MarginalizedNet):
         return most_probable(self.forward(X)).numpy()
 
     def encode(self, y: Any) -> Tensor:
-        y = torch.as_tensor(y)
+        if not isinstance(y, Tensor):
+            y = np.array(y)
+            if y.dtype.kind not in "biuf":
+                raise ValueError("The net takes positions in the estimator's classes_ for labels.")
+            y = torch.as_tensor(y)
         return super().encode(y) if len(self.classes_) == 2 else y.long().to(self.device)
 
     def decode(self, y: Tensor) -> Tensor:

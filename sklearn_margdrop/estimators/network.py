@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -14,7 +15,13 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from torch import Tensor
 
 from sklearn_margdrop.batches import Features, Rows
-from sklearn_margdrop.callbacks import FitTasks, InverseDecay, Stopping, check_callbacks
+from sklearn_margdrop.callbacks import (
+    FitTasks,
+    InverseDecay,
+    Stopping,
+    check_callbacks,
+    check_validation,
+)
 from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.estimators.pretraining import pretrain
@@ -106,6 +113,8 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             self.pretrainers_ = pretrain(self.pretrainer, net.module_, rows, random_state)
         else:
             self.pretrainers_ = []
+        if valid is None:
+            check_validation(net.callbacks_)
         if rows.unlabeled_share == 0:
             rows.unlabeled = None  # they were there to pretrain
         if not continuing or net.module__activation != self.net_.module__activation:
@@ -227,6 +236,11 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     def _fitted_network(self) -> NoisyNetwork:
         return self.net_.module_
 
+    def _fitted_sites(self) -> tuple[list[int], dict[int, Noise]]:
+        noise = self._fitted_network().noise
+        sites = {position // 2: model for position, model in noise.items()}
+        return list(self.net_.module__layer_sizes), sites
+
     def _last_penalty(self) -> float:
         return self.penalty_curve_[-1]
 
@@ -235,7 +249,11 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         return str(self.net_.module__activation if is_fitted else self.activation)
 
     def _attributes(self, net: MarginalizedNet) -> dict[str, Any]:
-        return {"net_": net}
+        # What is made of it is not to follow the training.
+        kept = copy.copy(vars(net)) | {"module_": copy.deepcopy(net.module_)}
+        still = type(net).__new__(type(net))
+        still.__dict__.update(kept)
+        return {"net_": still}
 
     def _store(self, net: MarginalizedNet, rows: Rows, incremental: bool) -> None:
         history = net.history
