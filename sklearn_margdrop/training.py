@@ -412,11 +412,11 @@ class MarginalizedNet(PredictingNet):
             information = objective.mean_curvature(self.module_, batch, penalty=True)
             information[0] += objective.alpha  # the curvature of the L2 penalty
             optimizer.accumulate(information, len(batch.y))
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        for parameter in parameters:
+            parameter.grad = None
         terms = objective.backward(self.module_, batch, self.generator_)
-        for parameter in self.module_.parameters():
+        for parameter in parameters:
             if not parameter.requires_grad:
                 parameter.grad = None  # frozen by a callback
         self.notify(
