@@ -190,11 +190,13 @@ def _output(
 
 
 def _accumulate(layer: nn.Linear, to_weight: Tensor, to_output: Tensor) -> None:
-    """Add to the gradients of a layer's parameters."""
+    """Add to the gradients of a layer's parameters, but for those that are frozen."""
     parts = [(layer.weight, to_weight)]
     if layer.bias is not None:
         parts.append((layer.bias, to_output.sum(0)))
     for parameter, part in parts:
+        if not parameter.requires_grad:
+            continue
         if parameter.grad is None:
             parameter.grad = part
         else:

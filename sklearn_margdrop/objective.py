@@ -112,8 +112,8 @@ class Objective(nn.Module):
         )
         with torch.no_grad():
             for layer in network.linears if self.alpha > 0 else ():
-                assert layer.weight.grad is not None  # the loss's
-                layer.weight.grad.add_(layer.weight, alpha=self.alpha)
+                if layer.weight.grad is not None:  # that of the loss; a frozen weight has none
+                    layer.weight.grad.add_(layer.weight, alpha=self.alpha)
             return Terms(loss, penalty, self._l2(network, loss))
 
     def _noises_loss(self, batch: Batch) -> bool:

@@ -412,13 +412,10 @@ class MarginalizedNet(PredictingNet):
             information = objective.mean_curvature(self.module_, batch, penalty=True)
             information[0] += objective.alpha  # the curvature of the L2 penalty
             optimizer.accumulate(information, len(batch.y))
-        parameters = [each for group in optimizer.param_groups for each in group["params"]]
-        for parameter in parameters:
-            parameter.grad = None
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
         terms = objective.backward(self.module_, batch, self.generator_)
-        for parameter in parameters:
-            if not parameter.requires_grad:
-                parameter.grad = None  # frozen by a callback
         self.notify(
             "on_grad_computed",
             named_parameters=TeeGenerator(self.module_.named_parameters()),

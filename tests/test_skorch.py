@@ -291,10 +291,11 @@ def test_without_verbose_nothing_is_printed(iris, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_frozen_layers_stay(iris):
+@pytest.mark.parametrize("method", ["diagonal", "quadratic", "sampling"])
+def test_frozen_layers_stay(iris, method):
     X, y = iris
     for activation in ("relu", "logistic"):
-        options = {"activation": activation, "hidden_layer_sizes": (6, 5)}
+        options = {"activation": activation, "hidden_layer_sizes": (6, 5), "method": method}
         start = classifier(max_iter=1, learning_rate_init=1e-12, **options).fit(X, y)
         frozen = classifier([Freezer("layers.2*")], **options).fit(X, y)
         assert_allclose(frozen.coefs_[1], start.coefs_[1], atol=1e-9)
