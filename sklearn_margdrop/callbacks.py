@@ -56,15 +56,10 @@ def check_callbacks(callbacks: Iterable[Any] | None) -> None:
 class EpochLog(PrintLog):
     """Prints a line for each epoch: what the history records of it, with our words."""
 
-    #: The columns that come first and last, and their headings.
-    _FIRST = {
-        "epoch": "epoch",
-        "train_loss": "objective",
-        "penalty": "penalty",
-        "valid_loss": "valid_loss",
-        "valid_score": "valid_score",
-    }
-    _LAST = {"dur": "seconds"}
+    #: The columns that come first and last, and the headings that are not their names.
+    _FIRST = ("epoch", "train_loss", "penalty", "valid_loss", "valid_score")
+    _LAST = ("dur",)
+    _HEADINGS = {"train_loss": "objective", "dur": "seconds"}
 
     def initialize(self) -> Self:
         self.columns_: dict[str, str] | None = None
@@ -74,10 +69,9 @@ class EpochLog(PrintLog):
         row = net.history[-1]
         events = {key for key in row if key.startswith("event_")}
         shown = {"epoch", *filter_log_keys(row), *events} - {"batches"}
-        others = sorted(shown - self._FIRST.keys() - self._LAST.keys())
-        columns = {**self._FIRST, **{key: key.removeprefix("event_") for key in others}}
-        columns |= self._LAST
-        columns = {key: name for key, name in columns.items() if key in shown}
+        others = sorted(shown.difference(self._FIRST, self._LAST))
+        keys = [key for key in (*self._FIRST, *others, *self._LAST) if key in shown]
+        columns = {key: self._HEADINGS.get(key, key.removeprefix("event_")) for key in keys}
         if columns != self.columns_:
             self.columns_ = columns
             print("  ".join(f"{name:>11s}" for name in columns.values()))

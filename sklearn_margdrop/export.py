@@ -247,9 +247,8 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file all at once: whatever happens, `path` is as it was or complete."""
     path = Path(os.fsdecode(path)).resolve()
     if path.exists():
-        with path.open(
-            "r+b"
-        ) as file:  # raises where the file, or a directory, is not to be written
+        # Raises where the file, or a directory, is not to be written.
+        with path.open("r+b") as file:
             if not path.is_file():  # a pipe or a device
                 file.write(content)
                 return

@@ -209,6 +209,11 @@ class NoisyNetwork(nn.Module):
         """The layers with parameters."""
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
+    @property
+    def widest(self) -> int:
+        """The largest number of features or units of a layer."""
+        return max(max(layer.in_features, layer.out_features) for layer in self.linears)
+
     def forward(self, x: Matrix) -> Tensor:
         """The linear predictor of `x` of shape (n_samples, n_features), without noise."""
         for layer in self.layers:

@@ -52,7 +52,7 @@ class PredictingNet(NeuralNet):
             return
         rows = X if isinstance(X, Rows) else self.get_dataset(X)
         self._set_training(training)
-        for block in blocks(len(rows), self._widest()):
+        for block in blocks(len(rows), self.module_.widest):
             with torch.no_grad():
                 yield self.infer(rows.take(block)).to(device)
 
@@ -82,7 +82,3 @@ class PredictingNet(NeuralNet):
     def decode(self, y: Tensor) -> Tensor:
         """Targets as :meth:`predict` returns them."""
         return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
-
-    def _widest(self) -> int:
-        linears = self.module_.linears
-        return max(max(linear.in_features, linear.out_features) for linear in linears)

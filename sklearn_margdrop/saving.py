@@ -14,7 +14,7 @@ from skorch import NeuralNet
 from skorch.exceptions import DeviceWarning
 from torch import Tensor
 
-from sklearn_margdrop.validation import check_device
+from sklearn_margdrop.validation import check_device, to_array
 
 #: Attributes that `initialize` makes anew. What the torch objects have learned is kept apart.
 _REBUILT = {
@@ -75,10 +75,10 @@ def net_state(net: NeuralNet) -> dict[str, Any]:
         "parameters": parameters,
         "fitted": {name: value for name, value in fitted.items() if name not in _REBUILT},
         "callbacks": _at_rest(net.callbacks_),
-        "weights": _convert(dict(net.module_.state_dict()), Tensor, _to_array),
-        "optimizer": _convert(net.optimizer_.state_dict(), Tensor, _to_array),
-        "noise": _to_array(net.generator_.get_state()),
-        "order": _to_array(net.order_generator_.get_state()),
+        "weights": _convert(dict(net.module_.state_dict()), Tensor, to_array),
+        "optimizer": _convert(net.optimizer_.state_dict(), Tensor, to_array),
+        "noise": to_array(net.generator_.get_state()),
+        "order": to_array(net.order_generator_.get_state()),
     }
 
 
@@ -181,10 +181,6 @@ def _convert(value: Any, kind: type, function: Callable[[Any], object]) -> Any:
     if isinstance(value, list):
         return [_convert(each, kind, function) for each in value]
     return value
-
-
-def _to_array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy().copy()
 
 
 def _to_tensor(array: np.ndarray) -> Tensor:

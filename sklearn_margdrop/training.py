@@ -149,7 +149,7 @@ class MarginalizedNet(PredictingNet):
         """Let the layers' centres, where there are any, be the mean activations on `rows`."""
         linears = self.module_.linears
         sums: dict[nn.Module, Any] = {x: 0.0 for x in linears if x.centre is not None}
-        for position in blocks(len(rows), self._widest()) if sums else ():
+        for position in blocks(len(rows), self.module_.widest) if sums else ():
             batch = rows.batch(position)
             x: Any = batch.x
             for layer in self.module_.layers:

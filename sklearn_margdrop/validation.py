@@ -281,6 +281,11 @@ def class_weights(
     return per_row
 
 
+def to_array(tensor: torch.Tensor) -> np.ndarray:
+    """A copy of a tensor as an array on the host."""
+    return tensor.detach().cpu().numpy().copy()
+
+
 def to_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
     """A tensor on `device` that may share the memory of `array`."""
     array = np.ascontiguousarray(array)

@@ -18,6 +18,7 @@ from sklearn_margdrop.families import Family
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.training import MarginalizedNet
+from sklearn_margdrop.validation import to_array
 
 
 class Coefficients:
@@ -41,10 +42,10 @@ class Coefficients:
 
     def _attributes(self, net: MarginalizedNet) -> dict[str, Any]:
         (linear,) = net.module_.linears
-        coef = linear.weight.detach().cpu().numpy().copy()
+        coef = to_array(linear.weight)
         intercept = np.zeros(linear.out_features, dtype=coef.dtype)
         if linear.bias is not None:
-            intercept = linear.bias.detach().cpu().numpy().copy()
+            intercept = to_array(linear.bias)
         return {
             "coef_": self._as_fitted(coef),
             "intercept_": self._as_fitted(intercept),

@@ -36,6 +36,7 @@ from sklearn_margdrop.validation import (
     check_noise,
     check_sites,
     draw_seed,
+    to_array,
 )
 
 _DIVERGED = (
@@ -250,9 +251,8 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
 
     def _attributes(self, net: MarginalizedNet) -> dict[str, Any]:
         # What is made of it is not to follow the training.
-        kept = copy.copy(vars(net)) | {"module_": copy.deepcopy(net.module_)}
         still = type(net).__new__(type(net))
-        still.__dict__.update(kept)
+        still.__dict__.update(vars(net) | {"module_": copy.deepcopy(net.module_)})
         return {"net_": still}
 
     def _store(self, net: MarginalizedNet, rows: Rows, incremental: bool) -> None:
@@ -278,11 +278,9 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     @property
     def coefs_(self) -> list[NDArray[Any]]:
         """Weights of each layer, a list of arrays of shape (fan_in, fan_out)."""
-        return [
-            linear.weight.detach().cpu().numpy().T.copy() for linear in self.net_.module_.linears
-        ]
+        return [to_array(linear.weight.T) for linear in self.net_.module_.linears]
 
     @property
     def intercepts_(self) -> list[NDArray[Any]]:
         """Intercepts of each layer, a list of arrays of shape (fan_out,)."""
-        return [linear.bias.detach().cpu().numpy().copy() for linear in self.net_.module_.linears]
+        return [to_array(linear.bias) for linear in self.net_.module_.linears]

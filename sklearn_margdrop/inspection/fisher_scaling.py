@@ -272,20 +272,17 @@ class FisherScalingDisplay:
 def row_of(model: Any, target: Any) -> int:
     """The row of the coefficients that `target` names."""
     if hasattr(model, "classes_"):
-        if len(model.classes_) == 2 and target is None:
-            return 0
-        named = model.classes_ == target if target is not None else []
-        found = np.flatnonzero(named)
-        if len(found) == 1 and len(model.classes_) > 2:
-            return int(found[0])
-        if len(model.classes_) == 2:
+        classes = model.classes_.tolist()
+        if len(classes) == 2:
+            if target is None:
+                return 0
             raise ValueError(
                 "target must be None for two classes, whose coefficients speak for "
-                f"{model.classes_[1]!r}; got {target!r}."
+                f"{classes[1]!r}; got {target!r}."
             )
-        raise ValueError(
-            f"target must be one of the classes {model.classes_.tolist()}; got {target!r}."
-        )
+        if target not in classes:
+            raise ValueError(f"target must be one of the classes {classes}; got {target!r}.")
+        return int(classes.index(target))
     if target is None and model.n_outputs_ == 1:
         return 0
     if not isinstance(target, (int, np.integer)) or not 0 <= target < model.n_outputs_:
@@ -318,7 +315,7 @@ def _curvature(name: str, mean: NDArray[np.float64]) -> NDArray[np.float64]:
     if name not in allowed:
         raise ValueError(f"family must be one of {allowed}; got {name!r}.")
     family = FAMILIES[name]()
-    lowest, highest = (0, 1) if family.labels else (family.lowest, np.inf)
+    lowest, highest = (0, 1) if family.labels else (family.lowest, family.highest)
     if mean.min() < lowest or mean.max() > highest:
         raise ValueError(
             f"y_pred must be means of family={family.name!r}, from {lowest:g} to {highest:g}."

@@ -172,8 +172,8 @@ def _traces(estimator: BaseMarginalizedEstimator, X: Host, keep_sparse: bool) ->
     network = estimator._fitted_network()
     device = network.linears[0].weight.device
     features = Features(X, device, resident=False, keep_sparse=keep_sparse)
-    sizes = [(linear.in_features, linear.out_features) for linear in network.linears]
-    width = max(map(max, sizes)) * (sizes[-1][1] if len(sizes) > 1 else 1)
+    *hidden, output = network.linears
+    width = network.widest * (output.out_features if hidden else 1)
     run = partial(trace, network.layers, noise=network.noise)
     for block in blocks(len(features), width):
         with torch.no_grad():
