@@ -56,6 +56,14 @@ def counts(n=300, d=6, columns=1, seed=0):
     return X, rng.poisson(np.exp(eta)).squeeze()
 
 
+def rows_of(model, X, y):
+    """The rows as the fitted `model` trains on them."""
+    device = torch.device("cpu")
+    data = model._validate(device, X, y, None, None, True, False, None)
+    rows, _ = model._rows(data, device, False, np.random.RandomState(0))
+    return rows
+
+
 def targets(family):
     """Rows and a target of the family that a linear model explains."""
     if family == "poisson":
@@ -157,7 +165,7 @@ def test_equals_a_network_without_hidden_layers(family, noise):
         with torch.no_grad():
             linear.weight.copy_(torch.from_numpy(np.atleast_2d(model.coef_)))
             linear.bias.copy_(torch.from_numpy(np.atleast_1d(model.intercept_)))
-        rows, _ = network._rows(X, y, None, None, True, False, None, np.random.RandomState(0))
+        rows = rows_of(network, X, y)
         terms = network.net_.criterion_(network.net_.module_, rows.whole)
         terms.total.backward()
         assert_allclose(terms.total.item(), model.objective_, rtol=1e-10)
@@ -754,9 +762,7 @@ def test_interrupts_keep_the_last_iteration(text, monkeypatch):
     assert 0 < model.n_iter_ < whole.n_iter_
     assert model.loss_curve_ == whole.loss_curve_[: model.n_iter_]
     monkeypatch.setattr(Objective, "backward", backward)
-    terms = model.net_.criterion_(
-        model.net_.module_, model._rows(X, y, None, None, True, False, None, None)[0].whole
-    )
+    terms = model.net_.criterion_(model.net_.module_, rows_of(model, X, y).whole)
     assert terms.total.item() == model.objective_
 
 

@@ -35,6 +35,7 @@ LEVELS = {
     "prediction": 6,
     "saving": 6,
     "training": 7,
+    "estimators.export": 8,
     "estimators.html": 8,
     "estimators.coefficients": 8,
     "estimators.pretraining": 8,

@@ -6,14 +6,13 @@ import warnings
 from abc import ABCMeta, abstractmethod
 from inspect import signature
 from numbers import Integral, Real
-from os import PathLike
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
-from sklearn.base import BaseEstimator, _fit_context
+from sklearn.base import _fit_context
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import _safe_indexing
@@ -23,11 +22,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from sklearn_margdrop.batches import Features, Host, Rows
 from sklearn_margdrop.callbacks import FitTasks
 from sklearn_margdrop.csr import MatrixLike
-from sklearn_margdrop.estimators.html import network_table
-from sklearn_margdrop.export import Fitted, Layers, onnx_model, write_file
-from sklearn_margdrop.families import Family
+from sklearn_margdrop.estimators.export import ExportMixin
+from sklearn_margdrop.estimators.html import DiagramMixin
 from sklearn_margdrop.networks import NoisyNetwork
-from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.training import MarginalizedNet
 from sklearn_margdrop.validation import (
     check_device,
@@ -47,7 +44,18 @@ _OUT_OF_MEMORY = (
 _FITTED = {"net_", "coef_"}
 
 
-class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
+class Data(NamedTuple):
+    """What a fit is about, validated and encoded."""
+
+    X: Host
+    y: np.ndarray
+    weight: np.ndarray
+    X_unlabeled: Host | None
+
+
+class BaseMarginalizedEstimator(
+    ExportMixin, CallbackSupportMixin, DiagramMixin, metaclass=ABCMeta
+):
     """Base of all estimators.
 
     The kind of model builds and trains the net, and stores what it has learned. The target,
@@ -100,32 +108,12 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
         """Set the fitted attributes."""
 
     @abstractmethod
-    def _layers(self) -> tuple[tuple[int, ...], dict[int, Noise]]:
-        """Widths of the hidden layers, and the noise at each site, by the parameters."""
-
-    @abstractmethod
-    def _last_penalty(self) -> float:
-        """The fitted penalty in nats per sample, nan where it is not known."""
-
-    @abstractmethod
-    def _fitted_sites(self) -> tuple[list[int], dict[int, Noise]]:
-        """Widths from the input to the output, and the noise at each noisy site, of the fit."""
-
-    @abstractmethod
     def _fitted_network(self) -> NoisyNetwork:
         """The noisy network that predicts."""
 
     @abstractmethod
     def _dtype(self) -> type[np.floating]:
         """The dtype of the fitted parameters."""
-
-    @abstractmethod
-    def _fitted_family(self) -> Family:
-        """The family of the output."""
-
-    @abstractmethod
-    def _fitted_layers(self) -> Layers:
-        """Weights (fan_in, fan_out), intercepts and activation functions: three lists."""
 
     @abstractmethod
     def _diverged(self, net: MarginalizedNet) -> str:
@@ -191,16 +179,19 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
         """Train a new net, which takes over from the last one if `continuing`, and keep it."""
         task = None if incremental else self._init_callback_context(max_subtasks=self._n_tasks())
         before = vars(self).copy()
-        rows = valid = net = watcher = None
+        data = rows = valid = net = watcher = None
         try:
             random_state = fresh_random_state(self.random_state)
-            rows, valid = self._rows(
-                X, y, sample_weight, X_unlabeled, continuing, incremental, classes, random_state
+            device = check_device(self.device)
+            self._check_parameters()
+            data = self._validate(
+                device, X, y, sample_weight, X_unlabeled, continuing, incremental, classes
             )
+            rows, valid = self._rows(data, device, incremental, random_state)
             if task is not None and task._callbacks:
-                data = self._task_data(X, y, sample_weight, valid)
-                task.call_on_fit_task_begin(estimator=self, **data)
-                watcher = FitTasks(self, task, self._step, self._attributes, data)
+                shown = self._task_data(X, y, sample_weight, valid)
+                task.call_on_fit_task_begin(estimator=self, **shown)
+                watcher = FitTasks(self, task, self._step, self._attributes, shown)
             net = self._train(rows, valid, random_state, continuing, incremental, watcher)
             good = net.has_learned_ or net.best_score_ is not None
             if net.stop_reason_ == "diverged" and not good:
@@ -217,11 +208,11 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
             self.net_ = net
             self._store(net, rows, incremental)
             if task is not None and watcher is not None:
-                task.call_on_fit_task_end(estimator=self, reconstruction_attributes={}, **data)
+                task.call_on_fit_task_end(estimator=self, reconstruction_attributes={}, **shown)
             self._warn(net, incremental, rows)
             return self
         finally:
-            del rows, valid, net, watcher
+            del data, rows, valid, net, watcher
             release_memory()
 
     def _warn(self, net: MarginalizedNet, incremental: bool, rows: Rows) -> None:
@@ -278,8 +269,9 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
     #: Whether sparse data stay sparse, batch by batch.
     _keeps_sparse = False
 
-    def _rows(
+    def _validate(
         self,
+        device: torch.device,
         X: Any,
         y: Any,
         sample_weight: ArrayLike | None,
@@ -287,11 +279,8 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
         continuing: bool,
         incremental: bool,
         classes: ArrayLike | None,
-        random_state: np.random.RandomState,
-    ) -> tuple[Rows, Rows | None]:
-        """The training rows and, with early stopping, the validation rows."""
-        device = check_device(self.device)
-        self._check_parameters()
+    ) -> Data:
+        """The data as the training takes them; raises where they are invalid."""
         dtype: Any = self._dtype() if continuing else [np.float64, np.float32]
         if device.type == "mps":
             dtype = np.float32
@@ -309,6 +298,17 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
                 raise ValueError(f"X_unlabeled is not like X: {error}") from error
             if self._keeps_sparse and sparse.issparse(X) != sparse.issparse(X_unlabeled):
                 X, X_unlabeled = sparse.csr_array(X), sparse.csr_array(X_unlabeled)
+        return Data(X, y, weight, X_unlabeled)
+
+    def _rows(
+        self,
+        data: Data,
+        device: torch.device,
+        incremental: bool,
+        random_state: np.random.RandomState,
+    ) -> tuple[Rows, Rows | None]:
+        """The training rows and, with early stopping, the validation rows."""
+        X, y, weight, X_unlabeled = data
         parts = self._split(np.flatnonzero(weight), y, random_state)
         features = self._features(X, device)
         train, *valid = (self._subset(features, y, weight, part, incremental) for part in parts)
@@ -370,74 +370,10 @@ class BaseMarginalizedEstimator(CallbackSupportMixin, BaseEstimator, metaclass=A
         """What the tolerance of the objective is measured in, in nats."""
         return 1.0
 
-    def to_onnx(self, path: str | PathLike[str]) -> None:
-        """Write the fitted model to an ONNX file.
-
-        Its input ``"X"`` has the shape (n, n_features) and the dtype of the fitted parameters:
-        float32 for models that were fitted to float32 data, else float64. The outputs of a
-        classifier are ``"label"`` (n,), of strings or int64 (also for booleans and floats), and
-        ``"probabilities"`` (n, n_classes). The output of a regressor is ``"variable"``, (n,) or
-        (n, n_outputs) as `predict` returns it.
-
-        Parameters
-        ----------
-        path : str or path-like
-            The file. One that exists is replaced once the new one is complete.
-
-        Raises
-        ------
-        NotFittedError
-            If the estimator is not fitted.
-        ImportError
-            If `onnx` is not installed: ``pip install "sklearn-margdrop[onnx]"``.
-        NotImplementedError
-            If ONNX has no operator for an activation function or family that was registered.
-        TypeError
-            If ONNX has no type for the labels.
-        OSError
-            If the file cannot be written.
-        """
-        check_is_fitted(self)
-        model = onnx_model(self._for_export(), type(self).__name__, repr(self))
-        write_file(path, model.SerializeToString())
-
-    def _for_export(self) -> Fitted:
-        classes = getattr(self, "classes_", None)
-        is_vector = classes is None and self.n_outputs_ == 1
-        return Fitted(*self._fitted_layers(), self._fitted_family(), classes, is_vector)
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Parameters that are younger than a pickle have their defaults.
         parameters = signature(type(self)).parameters.values()
         super().__setstate__({each.name: each.default for each in parameters} | state)
-
-    def _get_params_html(self, deep: bool = True, doc_link: str = "") -> Any:
-        # scikit-learn shows this in diagrams of the estimator and of what it is a part of.
-        params = super()._get_params_html(deep, doc_link)
-        try:
-            table = self._network_table()
-        except ValueError:
-            return params  # parameters that do not go together: fit says so
-        show = params._html_repr
-        params._html_repr = lambda: table + show()
-        return params
-
-    def _network_table(self) -> str:
-        if not self.__sklearn_is_fitted__():
-            hidden, noise = self._layers()
-            return network_table(["", *hidden, ""], self._activation(), noise, f"{self.method}")
-        widths, noise = self._fitted_sites()
-        note, family = self.method, self._fitted_family()
-        if self.loss_curve_ and np.isfinite(self._last_penalty()):
-            note += (
-                f": a penalty of {self._last_penalty():.3g} in an objective of "
-                f"{self.loss_curve_[-1]:.3g} nats per sample"
-            )
-        return network_table(widths, self._activation(), noise, note, family.name)
-
-    def _activation(self) -> str:
-        """What the hidden layers compute, where there are any."""
-        return ""
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
