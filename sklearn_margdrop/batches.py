@@ -260,6 +260,11 @@ class Batches:
     generator : torch.Generator
         On the CPU, so that the order is the same on every device.
 
+    Attributes
+    ----------
+    unlabeled_left : list of (slice or Tensor)
+        What is left of the present pass over the unlabelled rows, the next batch last.
+
     Notes
     -----
     An epoch is one pass over the labelled rows. Each of its batches is joined by the next batch
@@ -274,7 +279,7 @@ class Batches:
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.generator = generator
-        self._unlabeled = None if rows.unlabeled is None else self._endless(rows.unlabeled)
+        self.unlabeled_left: list[slice | Tensor] = []
 
     def __len__(self) -> int:
         return 1 if self.batch_size is None else -(-len(self.rows) // self.batch_size)
@@ -284,8 +289,7 @@ class Batches:
             yield self.rows.whole
             return
         for position in self._positions(self.rows.features, len(self.rows)):
-            unlabeled = None if self._unlabeled is None else next(self._unlabeled)
-            yield self.rows.batch(position, unlabeled)
+            yield self.rows.batch(position, self._next_unlabeled())
 
     def _positions(self, features: Features, n_rows: int) -> Iterator[slice | Tensor]:
         # Batches of equal size: a last one of a few rows would move the weights at random.
@@ -297,6 +301,10 @@ class Batches:
             return (order[start:end] for start, end in pairwise(ends))
         return (slice(start, end) for start, end in pairwise(ends))
 
-    def _endless(self, features: Features) -> Iterator[slice | Tensor]:
-        while True:
-            yield from self._positions(features, len(features))
+    def _next_unlabeled(self) -> slice | Tensor | None:
+        features = self.rows.unlabeled
+        if features is None:
+            return None
+        if not self.unlabeled_left:
+            self.unlabeled_left = [*self._positions(features, len(features))][::-1]
+        return self.unlabeled_left.pop()

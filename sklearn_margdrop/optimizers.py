@@ -61,6 +61,8 @@ class FisherLBFGS:
         self.params = [p for group in params for p in group["params"]]
         self.lr = lr
         self.history_size = history_size
+        self._slots: list[int] = []
+        self._value: float | None = None
         self.decrement = math.inf
         self.stalled = False
         self.forget()
@@ -71,11 +73,32 @@ class FisherLBFGS:
         return len(self._inverse) > 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the history does not outlive a fit."""
-        return {"state": {}, "param_groups": []}
+        """All that the next step depends on but the parameters; nothing once it is forgotten."""
+        state: dict[str, Any] = {}
+        if self.is_ready:
+            state = {
+                "inverse": self._inverse,
+                "grad": self._grad,
+                "steps": self._steps[self._slots],
+                "changes": self._changes[self._slots],
+                "value": self._value,
+                "decrement": self.decrement,
+                "stalled": self.stalled,
+            }
+        return {"state": state, "param_groups": []}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing, likewise."""
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from such a state, at the present parameters, after `precondition`."""
+        state = state_dict["state"]
+        if not state:
+            return
+        self._inverse.copy_(state["inverse"])
+        self._grad.copy_(state["grad"])
+        self._slots = list(range(len(state["steps"])))
+        self._steps[self._slots] = state["steps"].to(self._steps)
+        self._changes[self._slots] = state["changes"].to(self._steps)
+        self._value = state["value"]
+        self.decrement, self.stalled = state["decrement"], state["stalled"]
 
     def precondition(self, diagonal: Sequence[Tensor]) -> None:
         """Start from the present parameters and a `diagonal` of the Hessian, one tensor for each.
@@ -96,8 +119,8 @@ class FisherLBFGS:
         # Rings of pairs, and of the one that is being made.
         self._steps = self._x.new_empty(self.history_size + 1, len(self._x))
         self._changes = torch.empty_like(self._steps)
-        self._slots: list[int] = []
-        self._value: float | None = None
+        self._slots = []
+        self._value = None
 
     def forget(self) -> None:
         """Let go of all but the parameters; a next step needs `precondition`."""

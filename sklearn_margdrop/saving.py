@@ -70,10 +70,9 @@ def net_state(net: NeuralNet) -> dict[str, Any]:
         parameters["callbacks"] = _at_rest(parameters["callbacks"])
     if not net.initialized_:
         return {"parameters": parameters}
-    fitted = {name: value for name, value in vars(net).items() if name.endswith("_")}
     return {
         "parameters": parameters,
-        "fitted": {name: value for name, value in fitted.items() if name not in _REBUILT},
+        "fitted": fitted_attributes(net),
         "callbacks": _at_rest(net.callbacks_),
         "weights": _convert(dict(net.module_.state_dict()), Tensor, to_array),
         "optimizer": _convert(net.optimizer_.state_dict(), Tensor, to_array),
@@ -125,6 +124,12 @@ def restore_net(net: NeuralNet, state: dict[str, Any]) -> None:
         if device.type == saved_on.type:
             net.generator_.set_state(_to_tensor(state["noise"]))
     net.callbacks = callbacks
+
+
+def fitted_attributes(net: NeuralNet) -> dict[str, Any]:
+    """What the training has left in attributes of `net` itself."""
+    fitted = {name: value for name, value in vars(net).items() if name.endswith("_")}
+    return {name: value for name, value in fitted.items() if name not in _REBUILT}
 
 
 def _restore_from_skorch(net: NeuralNet, state: dict[str, Any]) -> None:

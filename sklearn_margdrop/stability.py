@@ -1,8 +1,9 @@
-"""What tells that the training has exploded, and where it goes back to."""
+"""What ends a training: that it has exploded, say, and where it goes back to then."""
 
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple, Self
 
 from torch import Tensor
 
@@ -10,6 +11,26 @@ from torch import Tensor
 #: times the lowest so far and a unit; the training gives up when that happens so many times
 #: without progress.
 MOST_RISE, MOST_RETURNS = 2.0, 10
+
+
+class StopTraining(Exception):
+    """Raised at the end of an epoch to end the training.
+
+    Parameters
+    ----------
+    reason : {"converged", "diverged"}
+    """
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
+class EpochMeans(NamedTuple):
+    """The objective and the noise penalty in it, in nats per sample."""
+
+    objective: float
+    penalty: float
 
 
 class Watch:
@@ -23,6 +44,19 @@ class Watch:
         self.initial_weights = self.weights = weights
         self.unit = unit
         self.n_returns = 0  # to these weights
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> Self:
+        """The one whose state it is."""
+        watch = cls(state["initial"], state["initial_weights"], state["unit"])
+        watch.lowest, watch.n_returns = state["lowest"], state["n_returns"]
+        watch.weights = state["weights"] or watch.initial_weights
+        return watch
+
+    def state(self) -> dict[str, Any]:
+        """All of it; None stands for weights that are the initial ones."""
+        weights = None if self.weights is self.initial_weights else self.weights
+        return vars(self) | {"weights": weights}
 
     def has_exploded(self, objective: float) -> bool:
         limit = max(self.initial, MOST_RISE * self.lowest + self.unit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import torch
 from skorch.callbacks import Callback, EarlyStopping, EpochTimer, LRScheduler
@@ -17,35 +17,16 @@ from torch.utils.data import Subset
 
 from sklearn_margdrop.batches import Batch, Batches, Rows, blocks
 from sklearn_margdrop.callbacks import EpochLog
+from sklearn_margdrop.checkpoints import TrainingCheckpoint
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.objective import Objective, Terms
 from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
 from sklearn_margdrop.prediction import PredictingNet
 from sklearn_margdrop.saving import net_state, restore_net
-from sklearn_margdrop.stability import MOST_RETURNS, Watch
+from sklearn_margdrop.stability import MOST_RETURNS, EpochMeans, StopTraining, Watch
 
 #: What skorch runs for each batch.
 StepFunction: TypeAlias = Callable[..., dict[str, Any]]
-
-
-class StopTraining(Exception):
-    """Raised at the end of an epoch to end the training.
-
-    Parameters
-    ----------
-    reason : {"converged", "diverged"}
-    """
-
-    def __init__(self, reason: str):
-        super().__init__(reason)
-        self.reason = reason
-
-
-class EpochMeans(NamedTuple):
-    """The objective and the noise penalty in it, in nats per sample."""
-
-    objective: float
-    penalty: float
 
 
 class MarginalizedNet(PredictingNet):
@@ -107,9 +88,13 @@ class MarginalizedNet(PredictingNet):
     has_converged_: bool
     n_explosions_: int
     rate_factor_: float
+    callbacks_: list[tuple[str, Any]]
     order_generator_: torch.Generator
     lowest_: dict[str, float]
     _watch: Watch | None
+    _epoch_batches: Batches | None
+    _unlabeled_left: list[slice | Tensor]
+    _checkpoint: TrainingCheckpoint | None
     _in_epoch: bool
 
     def __init__(
@@ -142,6 +127,8 @@ class MarginalizedNet(PredictingNet):
         self.order_generator_ = torch.Generator().manual_seed(self.seed)
         self.rate_factor_ = 1.0
         self.lowest_ = {}
+        self._checkpoint = self._watch = self._epoch_batches = None
+        self._unlabeled_left = []
         return self
 
     @torch.no_grad()
@@ -161,21 +148,28 @@ class MarginalizedNet(PredictingNet):
             layer.get_buffer("centre").copy_(value / total)
 
     def train(
-        self, rows: Rows, valid: Rows | None, epochs: int, watcher: Callback | None = None
+        self,
+        rows: Rows,
+        valid: Rows | None,
+        epochs: int,
+        watcher: Callback | None = None,
+        checkpoint: TrainingCheckpoint | None = None,
     ) -> None:
         """Train for at most so many epochs; ``stop_reason_`` says why it ended.
 
-        A `watcher` is a callback of this call alone.
+        The `watcher` and the `checkpoint` are callbacks of this call alone. What a checkpoint
+        had stored before is where the training goes on.
         """
         self.train_split = None if valid is None else predefined_split(valid)
         self.max_epochs = epochs
-        if watcher is not None:
-            self.callbacks_.append(("watcher", watcher))
+        callbacks: list[tuple[str, Callback]] = self.callbacks_
+        helpers = {"watcher": watcher, "checkpoint": checkpoint}
+        self.callbacks_ = callbacks + [each for each in helpers.items() if each[1] is not None]
+        self._checkpoint = checkpoint
         self.partial_fit(rows)
         # The model is not to carry its validation data or what watched it along.
-        self.train_split = None
-        if watcher is not None:
-            self.callbacks_.pop()
+        self.train_split = self._checkpoint = None
+        self.callbacks_ = callbacks
         self.module_.zero_grad()
         if isinstance(self.optimizer_, FisherLBFGS):
             self.optimizer_.forget()
@@ -242,14 +236,19 @@ class MarginalizedNet(PredictingNet):
         rows = self.get_dataset(X, y)
         if not isinstance(rows, Rows):
             raise TypeError(f"The net trains on arrays; got the data set {rows!r}.")
+        epochs = self.max_epochs if epochs is None else epochs
+        if self._checkpoint is not None:
+            epochs -= self._checkpoint.restore(self)
         try:
+            if self.has_converged_:
+                raise StopTraining("converged")
             super().fit_loop(rows, None, epochs, **fit_params)
         except StopTraining as stop:
             self.stop_reason_ = stop.reason
         except KeyboardInterrupt:
             self.stop_reason_ = "interrupted" if self._is_finite() else "diverged"
         finally:
-            watch, self._watch = self._watch, None
+            watch, self._watch, self._epoch_batches = self._watch, None, None
             if self._in_epoch:
                 del self.history[-1]  # which was cut short
         if watch is None:
@@ -280,7 +279,9 @@ class MarginalizedNet(PredictingNet):
             return loader
         if not training:
             return [dataset]
-        return self._batches(dataset, self.order_generator_)
+        self._epoch_batches = self._batches(dataset, self.order_generator_)
+        self._epoch_batches.unlabeled_left, self._unlabeled_left = self._unlabeled_left, []
+        return self._epoch_batches
 
     def _batches(self, rows: Rows, order: torch.Generator) -> Batches:
         size = None if self.batch_size == -1 else self.batch_size

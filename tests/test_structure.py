@@ -23,17 +23,19 @@ LEVELS = {
     "sparse": 1,
     "products": 2,
     "batches": 2,
+    "fingerprint": 2,
     "layers": 3,
     "quadrature": 3,
     "families": 4,
     "networks": 4,
     "penalties": 5,
     "backprop": 5,
-    "validation": 5,
+    "validation": 4,
     "export": 5,
     "objective": 6,
     "prediction": 6,
-    "saving": 6,
+    "saving": 5,
+    "checkpoints": 6,
     "training": 7,
     "estimators.export": 8,
     "estimators.html": 8,
@@ -63,7 +65,7 @@ LEVELS = {
 KNOWN_TO = {
     "sklearn": {"validation"}
     | {name for name in LEVELS if name.startswith(("estimators.", "inspection."))},
-    "skorch": {"callbacks", "prediction", "saving", "training"},
+    "skorch": {"callbacks", "checkpoints", "prediction", "saving", "training"},
 }
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import warnings
 from abc import ABCMeta, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -21,9 +23,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_margdrop.batches import Features, Host, Rows
 from sklearn_margdrop.callbacks import FitTasks
+from sklearn_margdrop.checkpoints import Checkpoints
 from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.export import ExportMixin
 from sklearn_margdrop.estimators.html import DiagramMixin
+from sklearn_margdrop.fingerprint import describe, digest
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.training import MarginalizedNet
 from sklearn_margdrop.validation import (
@@ -39,6 +43,9 @@ _OUT_OF_MEMORY = (
     "The GPU ran out of memory. Run fewer fits on it at a time (n_jobs), lower batch_size (where "
     "the solver takes batches), or set device='cpu'. {}"
 )
+
+#: Parameters that may change before a fit goes on from its checkpoint.
+_MAY_CHANGE = {"checkpoint", "max_iter", "random_state", "verbose", "warm_start"}
 
 #: Attributes of which a fitted estimator has one.
 _FITTED = {"net_", "coef_"}
@@ -69,6 +76,7 @@ class BaseMarginalizedEstimator(
     loss_curve_: list[float]
     net_: MarginalizedNet
     max_iter: int
+    checkpoint: str | PathLike[str] | None
 
     _parameter_constraints: dict[str, Any] = {
         "noise": "no_validation",  # validation.py knows what is registered
@@ -78,6 +86,7 @@ class BaseMarginalizedEstimator(
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
         "warm_start": ["boolean"],
+        "checkpoint": [str, PathLike, None],
         "device": [str, torch.device],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -96,6 +105,7 @@ class BaseMarginalizedEstimator(
         continuing: bool,
         incremental: bool,
         watcher: FitTasks | None,
+        checkpoints: Checkpoints | None,
     ) -> MarginalizedNet:
         """The trained net."""
 
@@ -163,6 +173,11 @@ class BaseMarginalizedEstimator(
     def _partial_fit(
         self, X: Any, y: Any, sample_weight: Any, X_unlabeled: Any, classes: Any = None
     ) -> Self:
+        if self.checkpoint is not None:
+            raise ValueError(
+                "partial_fit writes no checkpoint: set checkpoint=None, and pickle the estimator "
+                "between two calls, which keeps all of it."
+            )
         continuing = self.__sklearn_is_fitted__()
         return self._fit(X, y, sample_weight, X_unlabeled, continuing, True, classes)
 
@@ -187,12 +202,15 @@ class BaseMarginalizedEstimator(
             data = self._validate(
                 device, X, y, sample_weight, X_unlabeled, continuing, incremental, classes
             )
-            rows, valid = self._rows(data, device, incremental, random_state)
-            if task is not None and task._callbacks:
-                shown = self._task_data(X, y, sample_weight, valid)
-                task.call_on_fit_task_begin(estimator=self, **shown)
-                watcher = FitTasks(self, task, self._step, self._attributes, shown)
-            net = self._train(rows, valid, random_state, continuing, incremental, watcher)
+            with self._checkpoints(data, device, continuing, random_state) as checkpoints:
+                rows, valid = self._rows(data, device, incremental, random_state)
+                if task is not None and task._callbacks:
+                    shown = self._task_data(X, y, sample_weight, valid)
+                    task.call_on_fit_task_begin(estimator=self, **shown)
+                    watcher = FitTasks(self, task, self._step, self._attributes, shown)
+                net = self._train(
+                    rows, valid, random_state, continuing, incremental, watcher, checkpoints
+                )
             good = net.has_learned_ or net.best_score_ is not None
             if net.stop_reason_ == "diverged" and not good:
                 kept = " What was fitted before is kept." if before.keys() & _FITTED else ""
@@ -214,6 +232,29 @@ class BaseMarginalizedEstimator(
         finally:
             del data, rows, valid, net, watcher
             release_memory()
+
+    def _checkpoints(
+        self,
+        data: Data,
+        device: torch.device,
+        continuing: bool,
+        random_state: np.random.RandomState,
+    ) -> AbstractContextManager[Checkpoints | None]:
+        """What keeps the state of the fit, and has it if the fit was begun before."""
+        if self.checkpoint is None:
+            return nullcontext()
+        parameters = self.get_params(deep=False)
+        identity = {name: describe(parameters[name]) for name in parameters.keys() - _MAY_CHANGE}
+        identity["class"] = describe(type(self))
+        identity["data"] = digest(*data)
+        identity["device"] = device.type
+        if self.random_state is not None:
+            identity["random_state"] = describe(random_state)
+        if continuing:
+            coefs, intercepts, _ = self._fitted_layers()
+            streams = [self.net_.order_generator_.get_state(), self.net_.generator_.get_state()]
+            identity["the start"] = describe([coefs, intercepts, self.n_iter_, streams])
+        return Checkpoints(self.checkpoint, identity, random_state)
 
     def _warn(self, net: MarginalizedNet, incremental: bool, rows: Rows) -> None:
         category, message = ConvergenceWarning, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import Any, Self
 
 import numpy as np
@@ -115,6 +116,13 @@ class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
     warm_start : bool, default=False
         Whether `fit` goes on from where the previous call ended, also with what was left of
         `learning_rate_init` unless that has been set anew.
+
+    checkpoint : str or path-like, default=None
+        Folder that keeps the state of `fit` at the end of each epoch. The same fit started
+        again goes on from there, and ends at the same bits as one that was never interrupted;
+        once it has ended, at once. ``"{fit}"`` in the path stands for a digest of the
+        parameters and the data, so that the fits of a search have a folder each. Nothing in it
+        is ever executed. See :ref:`checkpoints`.
 
     class_weight : dict or "balanced", default=None
         Weights of the classes, ``{label: weight}``; `"balanced"` weights them inversely to
@@ -239,6 +247,7 @@ class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
         validation_fraction: float = 0.1,
         shuffle: bool = True,
         warm_start: bool = False,
+        checkpoint: str | PathLike[str] | None = None,
         class_weight: dict[Any, Any] | str | None = None,
         pretrainer: Any = None,
         callbacks: list[Any] | tuple[Any, ...] | None = None,
@@ -268,6 +277,7 @@ class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
         self.validation_fraction = validation_fraction
         self.shuffle = shuffle
         self.warm_start = warm_start
+        self.checkpoint = checkpoint
         self.class_weight = class_weight
         self.pretrainer = pretrainer
         self.callbacks = callbacks

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sklearn_margdrop.batches import Batch, Features, Host, Rows, blocks
 from sklearn_margdrop.callbacks import FitTasks, GradientStopping, Stopping
+from sklearn_margdrop.checkpoints import Checkpoints
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.estimators.coefficients import Coefficients
 from sklearn_margdrop.families import Family
@@ -107,6 +108,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
         continuing: bool,
         incremental: bool,
         watcher: FitTasks | None,
+        checkpoints: Checkpoints | None,
     ) -> MarginalizedNet:
         nets = []
         restarts = 0 if incremental or continuing else self.n_restarts
@@ -121,7 +123,8 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             if isinstance(net.optimizer_, FisherLBFGS):
                 net.optimizer_.history_size = self._history_size(net, rows)
                 net.optimizer_.precondition(self._curvature(net, rows.whole))
-            net.train(rows, None, 1 if incremental else self.max_iter, watcher)
+            checkpoint = None if checkpoints is None else checkpoints.of(attempt)
+            net.train(rows, None, 1 if incremental else self.max_iter, watcher, checkpoint)
             nets.append(net)
             if net.stop_reason_ == "interrupted":
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import Any, Self
 
 import numpy as np
@@ -98,6 +99,13 @@ class MarginalizedDropoutGLMClassifier(LabelTarget, BaseMarginalizedGLM):
 
     warm_start : bool, default=False
         Whether `fit` goes on from where the previous call ended.
+
+    checkpoint : str or path-like, default=None
+        Folder that keeps the state of `fit` at the end of each iteration. The same fit started
+        again goes on from there, and ends at the same bits as one that was never interrupted;
+        once it has ended, at once. ``"{fit}"`` in the path stands for a digest of the
+        parameters and the data, so that the fits of a search have a folder each. Nothing in it
+        is ever executed. See :ref:`checkpoints`.
 
     device : str or torch.device, default="auto"
         Where to compute: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, ... `"auto"` is the CUDA
@@ -201,6 +209,7 @@ class MarginalizedDropoutGLMClassifier(LabelTarget, BaseMarginalizedGLM):
         unlabeled_discount: float = 1.0,
         class_weight: dict[Any, Any] | str | None = None,
         warm_start: bool = False,
+        checkpoint: str | PathLike[str] | None = None,
         device: str | torch.device = "auto",
         random_state: int | np.random.RandomState | None = None,
         verbose: bool | int = False,
@@ -220,6 +229,7 @@ class MarginalizedDropoutGLMClassifier(LabelTarget, BaseMarginalizedGLM):
         self.unlabeled_discount = unlabeled_discount
         self.class_weight = class_weight
         self.warm_start = warm_start
+        self.checkpoint = checkpoint
         self.device = device
         self.random_state = random_state
         self.verbose = verbose

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import Any, Self
 
 import numpy as np
@@ -96,6 +97,13 @@ class MarginalizedDropoutGLMRegressor(NumberTarget, BaseMarginalizedGLM):
 
     warm_start : bool, default=False
         Whether `fit` goes on from where the previous call ended.
+
+    checkpoint : str or path-like, default=None
+        Folder that keeps the state of `fit` at the end of each iteration. The same fit started
+        again goes on from there, and ends at the same bits as one that was never interrupted;
+        once it has ended, at once. ``"{fit}"`` in the path stands for a digest of the
+        parameters and the data, so that the fits of a search have a folder each. Nothing in it
+        is ever executed. See :ref:`checkpoints`.
 
     device : str or torch.device, default="auto"
         Where to compute: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, ... `"auto"` is the CUDA
@@ -205,6 +213,7 @@ class MarginalizedDropoutGLMRegressor(NumberTarget, BaseMarginalizedGLM):
         batch_size: int = 100,
         unlabeled_discount: float = 1.0,
         warm_start: bool = False,
+        checkpoint: str | PathLike[str] | None = None,
         device: str | torch.device = "auto",
         random_state: int | np.random.RandomState | None = None,
         verbose: bool | int = False,
@@ -224,6 +233,7 @@ class MarginalizedDropoutGLMRegressor(NumberTarget, BaseMarginalizedGLM):
         self.batch_size = batch_size
         self.unlabeled_discount = unlabeled_discount
         self.warm_start = warm_start
+        self.checkpoint = checkpoint
         self.device = device
         self.random_state = random_state
         self.verbose = verbose

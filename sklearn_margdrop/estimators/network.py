@@ -22,6 +22,7 @@ from sklearn_margdrop.callbacks import (
     check_callbacks,
     check_validation,
 )
+from sklearn_margdrop.checkpoints import Checkpoints
 from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.estimators.pretraining import pretrain
@@ -104,6 +105,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         continuing: bool,
         incremental: bool,
         watcher: FitTasks | None,
+        checkpoints: Checkpoints | None,
     ) -> MarginalizedNet:
         scale = self.net_.module_.input_scale if continuing else self._input_scale(rows)
         net = self._build_net(rows, draw_seed(random_state), incremental, scale)
@@ -120,7 +122,8 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             rows.unlabeled = None  # they were there to pretrain
         if not continuing or net.module__activation != self.net_.module__activation:
             net.find_centres(rows)
-        net.train(rows, valid, 1 if incremental else self.max_iter, watcher)
+        checkpoint = None if checkpoints is None else checkpoints.of(0)
+        net.train(rows, valid, 1 if incremental else self.max_iter, watcher, checkpoint)
         return net
 
     def _split(

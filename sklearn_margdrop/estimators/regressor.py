@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import Any, Self
 
 import numpy as np
@@ -119,6 +120,13 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
     warm_start : bool, default=False
         Whether `fit` goes on from where the previous call ended, also with what was left of
         `learning_rate_init` unless that has been set anew.
+
+    checkpoint : str or path-like, default=None
+        Folder that keeps the state of `fit` at the end of each epoch. The same fit started
+        again goes on from there, and ends at the same bits as one that was never interrupted;
+        once it has ended, at once. ``"{fit}"`` in the path stands for a digest of the
+        parameters and the data, so that the fits of a search have a folder each. Nothing in it
+        is ever executed. See :ref:`checkpoints`.
 
     pretrainer : transformer, default=None
         Initialises the hidden layers one after the other: a clone of it, with as many
@@ -240,6 +248,7 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
         validation_fraction: float = 0.1,
         shuffle: bool = True,
         warm_start: bool = False,
+        checkpoint: str | PathLike[str] | None = None,
         pretrainer: Any = None,
         callbacks: list[Any] | tuple[Any, ...] | None = None,
         device: str | torch.device = "auto",
@@ -269,6 +278,7 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
         self.validation_fraction = validation_fraction
         self.shuffle = shuffle
         self.warm_start = warm_start
+        self.checkpoint = checkpoint
         self.pretrainer = pretrainer
         self.callbacks = callbacks
         self.device = device
