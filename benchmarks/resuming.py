@@ -1,0 +1,131 @@
+"""Fits that are killed at random moments and started again, and what a checkpoint costs.
+
+Each fit runs in a process of its own, which gets SIGKILL after a random time and is started again
+until it ends; what it ends at is compared, bit by bit, with a fit that was left alone. The cost
+is the time of a fit with checkpoints over that of one without, interleaved.
+
+    python benchmarks/resuming.py              # 20 kills of each model
+    python benchmarks/resuming.py --quick      # 2
+"""
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+from harness import environment
+from sklearn.exceptions import ConvergenceWarning
+
+from sklearn_margdrop import MarginalizedDropoutClassifier, MarginalizedDropoutGLMClassifier
+
+MODELS = {
+    "network": MarginalizedDropoutClassifier(
+        64, max_iter=120, tol=0.0, batch_size=20, random_state=0
+    ),
+    "network, early stopping": MarginalizedDropoutClassifier(
+        64,
+        max_iter=120,
+        tol=0.0,
+        batch_size=20,
+        early_stopping=True,
+        n_iter_no_change=200,
+        method="sampling",
+        random_state=0,
+    ),
+    "glm, lbfgs": MarginalizedDropoutGLMClassifier(tol=0.0, max_iter=150, alpha=1e-6),
+    "glm, fisher": MarginalizedDropoutGLMClassifier(
+        solver="fisher", tol=0.0, max_iter=120, random_state=0
+    ),
+}
+
+
+def make_data():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(3000, 100))
+    return X, (X @ rng.normal(size=(100, 5)) + rng.normal(size=(3000, 5))).argmax(1)
+
+
+def fit(name, folder=None):
+    """The fitted parameters, as bytes, and the seconds that it took."""
+    X, y = make_data()
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = MODELS[name].set_params(checkpoint=folder).fit(X, y)
+    seconds = time.perf_counter() - start
+    parts = model.coefs_ if hasattr(model, "coefs_") else [model.coef_, model.intercept_]
+    return b"".join(part.tobytes() for part in parts), seconds
+
+
+def start(name, folder, target):
+    command = [sys.executable, __file__, "--fit", name, str(folder), str(target)]
+    return subprocess.Popen(command)
+
+
+def run_killed(name, n_kills, expected, seconds, chance):
+    """Numbers of kills, and of fits that ended at the expected bits, of one kill each."""
+    equal = killed = 0
+    for trial in range(n_kills):
+        with tempfile.TemporaryDirectory() as place:
+            folder, target = Path(place) / "checkpoint", Path(place) / "parameters"
+            child = start(name, folder, target)
+            while not (folder / ".lock").exists() and child.poll() is None:
+                time.sleep(0.005)
+            time.sleep(chance.uniform(0, seconds))
+            ended = child.poll() is not None
+            child.kill()
+            child.wait()
+            killed += not ended
+            start(name, folder, target).wait()
+            equal += target.exists() and target.read_bytes() == expected
+        print(f"  {name}: {trial + 1} of {n_kills}, {equal} equal", end="\r", flush=True)
+    return killed, equal
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="two kills of each model")
+    parser.add_argument("--json", type=Path, help="store the results here")
+    parser.add_argument("--fit", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.fit:
+        name, folder, target = options.fit
+        Path(target).write_bytes(fit(name, folder)[0])
+        return
+    n_kills, repeats = (2, 1) if options.quick else (20, 5)
+    result = {"environment": environment(), "models": {}}
+    chance = random.Random(0)
+    for name in MODELS:
+        times = {"with": [], "without": []}
+        for _ in range(repeats):
+            with tempfile.TemporaryDirectory() as folder:
+                times["with"].append(fit(name, folder)[1])
+            expected, seconds = fit(name)
+            times["without"].append(seconds)
+        with_, without = (statistics.median(times[key]) for key in ("with", "without"))
+        killed, equal = run_killed(name, n_kills, expected, with_, chance)
+        result["models"][name] = {
+            "starts": n_kills,
+            "killed": killed,
+            "equal": equal,
+            "seconds": without,
+            "seconds_with_checkpoints": with_,
+            "ratio": with_ / without,
+        }
+        print(
+            f"{name:25s} killed {killed:2d} of {n_kills}, equal bits {equal:2d} of {n_kills}; "
+            f"with checkpoints {with_:.2f} s / without {without:.2f} s = {with_ / without:.2f}"
+        )
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
