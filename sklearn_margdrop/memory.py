@@ -53,6 +53,13 @@ def slice_length(n_rows: int, row_elements: int, like: torch.Tensor) -> int:
     return max(1, min(n_rows, budget // row_bytes))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says so, on any device."""
+    # torch's allocator on the CPU has no class of errors of its own.
+    of_torch = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return of_torch or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
 def free_bytes(device: torch.device) -> int | None:
     """The memory of `device` that is free, in bytes; None where that is not known.
 
