@@ -151,7 +151,8 @@ class Family(ABC):
         no label, is never negative, and agrees with the quadratic penalty to second order.
         """
         linear = (self.mean(eta) * (eta_noisy - eta)).sum(-1)
-        return self.log_partition(eta_noisy) - self.log_partition(eta) - linear
+        # What is below zero is rounding.
+        return (self.log_partition(eta_noisy) - self.log_partition(eta) - linear).clamp_min(0)
 
     def jensen_gap(self, eta: Tensor, noise: NoisyInput) -> Tensor:
         """E A(eta~) - A(eta), shape (n_samples,).
@@ -306,7 +307,8 @@ class Poisson(_Separate):
 
     def jensen_gap(self, eta: Tensor, noise: NoisyInput) -> Tensor:
         # The moment generating function of eta~ at 1: exact for every noise that knows its own.
-        return (eta.exp() * noise.output_cumulant().expm1()).sum(-1)
+        # What is below zero is rounding.
+        return (eta.exp() * noise.output_cumulant().clamp_min(0).expm1()).sum(-1)
 
 
 class Categorical(Family):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,15 @@ from torch import Tensor, nn
 from sklearn_margdrop.backprop import backpropagate, is_known
 from sklearn_margdrop.batches import Batch, blocks
 from sklearn_margdrop.families import Family
+from sklearn_margdrop.memory import slice_length
 from sklearn_margdrop.networks import NoisyNetwork, apply_elementwise
-from sklearn_margdrop.penalties import diagonal, draw_probes, moments, quadratic
+from sklearn_margdrop.penalties import (
+    diagonal,
+    draw_probes,
+    moments,
+    pulled_width,
+    quadratic,
+)
 from sklearn_margdrop.sparse import Matrix, SparseMatrix
 
 #: How the expectation over the noise is evaluated.
@@ -96,11 +103,12 @@ class Objective(nn.Module):
         """The terms on one batch; the gradient of their sum is added to the parameters'.
 
         The same as :meth:`forward` and autograd, but faster. Without hidden layers, dense rows
-        are taken in blocks that fit into the cache.
+        are taken in blocks that fit into the cache; `"quadratic"` takes them in slices whose
+        pulled back rows of the curvature fit into the memory.
         """
         noises_loss, sums = self._noises_loss(batch), []
-        for rows in _cut(network, _whole(batch)):
-            x, y, w, v = rows
+        for rows in self._slices(network, _whole(batch), generator):
+            x, y, w, v, _ = rows
             if isinstance(x, Tensor) and self._is_one_pass(network, noises_loss):
                 terms = backpropagate(network, self.family, x, y, w, v, noises_loss, generator)
             else:
@@ -115,6 +123,23 @@ class Objective(nn.Module):
                 if layer.weight.grad is not None:  # that of the loss; a frozen weight has none
                     layer.weight.grad.add_(layer.weight, alpha=self.alpha)
             return Terms(loss, penalty, self._l2(network, loss))
+
+    def _slices(
+        self, network: NoisyNetwork, rows: _Rows, generator: torch.Generator | None
+    ) -> list[_Rows]:
+        x, last = rows.x, len(network.layers) - 1
+        if self.method != "quadratic" or not network.noise or min(network.noise) == last:
+            return _cut(network, rows)
+        *_, output = network.linears
+        # The same signs are drawn, however the rows are cut.
+        probes = self._probes(len(x), output.weight, generator)
+        n_pulled = self.family.curvature_rank(len(output.weight))
+        if probes is not None:
+            rows, n_pulled = rows._replace(probes=probes), probes.shape[-1]
+        noisy = network.layers[min(network.noise) :]
+        weights = (layer.weight for layer in noisy if isinstance(layer, nn.Linear))
+        size = slice_length(len(x), n_pulled * pulled_width(weights), output.weight)
+        return [rows.at(slice(start, start + size)) for start in range(0, len(x), size)]
 
     def _noises_loss(self, batch: Batch) -> bool:
         """Whether the loss itself is noised: where all rows are labelled, when sampling."""
@@ -142,12 +167,16 @@ class Objective(nn.Module):
             eta = network.sample(x, generator)
             penalty = eta.new_zeros(())
         else:
-            eta, per_row = self._penalty(network, x, generator)
+            eta, per_row = self._penalty(network, x, generator, rows.probes)
             penalty = per_row.dot(rows.penalty_weight)
         return self.family.loss(eta[: len(y)], y).dot(rows.loss_weight), penalty
 
     def _penalty(
-        self, network: NoisyNetwork, x: Matrix, generator: torch.Generator | None
+        self,
+        network: NoisyNetwork,
+        x: Matrix,
+        generator: torch.Generator | None,
+        probes: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         if self.method == "sampling":
             eta = network(x)
@@ -157,13 +186,17 @@ class Objective(nn.Module):
             return trace.eta, diagonal(trace, self.family)
         if self.method == "moments":
             return trace.eta, moments(trace, self.family)
-        return trace.eta, quadratic(trace, self.family, self._probes(trace.eta, generator))
+        if probes is None:
+            probes = self._probes(len(x), trace.output.weight, generator)
+        return trace.eta, quadratic(trace, self.family, probes)
 
-    def _probes(self, eta: Tensor, generator: torch.Generator | None) -> Tensor | None:
-        rank = self.family.curvature_rank(eta.shape[-1])
+    def _probes(
+        self, n_rows: int, weight: Tensor, generator: torch.Generator | None
+    ) -> Tensor | None:
+        rank = self.family.curvature_rank(len(weight))
         if self.n_probes is None or self.n_probes >= rank:
             return None
-        return draw_probes(len(eta), self.n_probes, rank, like=eta, generator=generator)
+        return draw_probes(n_rows, self.n_probes, rank, like=weight, generator=generator)
 
     @torch.no_grad()
     def mean_curvature(
@@ -219,6 +252,13 @@ class _Rows(NamedTuple):
     y: Tensor
     loss_weight: Tensor
     penalty_weight: Tensor
+    probes: Tensor | None = None  # where they are drawn already
+
+    def at(self, index: slice) -> _Rows:
+        x, y, loss_weight, penalty_weight = cast("tuple[Tensor, ...]", self[:4])
+        probes = None if self.probes is None else self.probes[index]
+        # Of the labelled rows, which come first, there may be none.
+        return _Rows(x[index], y[index], loss_weight[index], penalty_weight[index], probes)
 
 
 def _whole(batch: Batch) -> _Rows:
@@ -236,9 +276,9 @@ def _whole(batch: Batch) -> _Rows:
 
 def _cut(network: NoisyNetwork, rows: _Rows) -> list[_Rows]:
     """Blocks of dense rows for a network without hidden layers, else the rows as they are."""
-    x, *others = rows
+    x = rows.x
     if isinstance(x, SparseMatrix) or len(network.layers) > 1:
         return [rows]
     size = max(x.shape[1], network.linears[0].out_features)
     cut = blocks(len(x), size, in_cache=x.device.type == "cpu")
-    return [_Rows(x[b], *(each[b] for each in others)) for b in cut] if len(cut) > 1 else [rows]
+    return [rows.at(b) for b in cut] if len(cut) > 1 else [rows]

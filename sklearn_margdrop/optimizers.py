@@ -106,7 +106,9 @@ class FisherLBFGS:
         Parameters that the objective does not depend on, whose diagonal is zero, stay.
         """
         flat = torch.cat([each.reshape(-1) for each in diagonal])
-        self._inverse = torch.where(flat > 0, flat.reciprocal(), 0.0)
+        # The reciprocals of subnormal numbers are infinite.
+        normal = flat >= torch.finfo(flat.dtype).tiny
+        self._inverse = torch.where(normal, flat.reciprocal(), 0.0)
         self._x = torch.cat([p.detach().reshape(-1) for p in self.params])
         self._grad = torch.zeros_like(self._x)
         start = 0

@@ -13,15 +13,17 @@ dropped (P, below Eq. 4), so that R needs no label and is never negative.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Iterable
+from typing import TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from sklearn_margdrop.families import Family
-from sklearn_margdrop.layers import NoisyInput
+from sklearn_margdrop.layers import Affine, NoisyInput
+from sklearn_margdrop.memory import slice_length
 from sklearn_margdrop.networks import Trace
 from sklearn_margdrop.noise import random_int16
 from sklearn_margdrop.products import product, sum_of_squares
@@ -34,7 +36,10 @@ def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Ten
     P, Eq. 8; W, the quadratic noising regularizer.
 
     The curvature is factored once, H = U'U, and the rows of U are pulled back through the
-    layers together: all sites cost one sweep, and J' H J is never formed.
+    layers together: all sites cost one sweep, and J' H J is never formed. Where the pulled rows
+    would take too much memory (:func:`~sklearn_margdrop.memory.slice_length`), it is a sweep for
+    each slice of them, which the backward pass makes again. Under ``torch.compile`` and the
+    transforms of ``torch.func`` nothing is cut.
 
     Parameters
     ----------
@@ -71,13 +76,68 @@ def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Ten
     if noisy[0] == len(trace.variances) - 1:
         # Noise at the last site alone: the diagonal form is exact and forms no cotangents.
         return diagonal(trace, family)
-    last = len(trace.jacobians) - 1
-    weight = trace.output.weight
-    if probes is None:
-        cotangents = product(family.curvature_factor(trace.eta), weight)
+    weight, first = trace.output.weight, noisy[0]
+    n_rows = family.curvature_rank(len(weight)) if probes is None else probes.shape[-1]
+    affine = (each.weight for each in trace.jacobians[first:] if isinstance(each, Affine))
+    size = n_rows
+    if not _is_transformed():
+        size = slice_length(n_rows, trace.eta[..., 0].numel() * pulled_width(affine), trace.eta)
+    if probes is not None:
+        pull = _combinations(*family.curvature_rows(trace.eta), weight, probes)
+    elif size < n_rows:
+        pull = _factor_rows(*family.curvature_rows(trace.eta), weight)
     else:
-        cotangents = _pull_back_combined(*family.curvature_rows(trace.eta), weight, probes)
-    for index in range(last, noisy[0] - 1, -1):
+        return _sweep(trace, first, product(family.curvature_factor(trace.eta), weight))
+    if size == n_rows:
+        return _sweep(trace, first, pull(slice(0, n_rows)))
+
+    def swept(rows: slice) -> Tensor:
+        return _sweep(trace, first, pull(rows))
+
+    for start in range(0, n_rows, size):
+        rows = slice(start, min(start + size, n_rows))
+        if torch.is_grad_enabled():
+            part = checkpoint(swept, rows, use_reentrant=False, preserve_rng_state=False)
+        else:
+            part = swept(rows)
+        total = total + part
+    return total
+
+
+def pulled_width(weights: Iterable[Tensor]) -> int:
+    """The numbers that a row of U becomes on its way back, for one sample.
+
+    Parameters
+    ----------
+    weights : iterable of Tensor of shape (n_outputs, n_inputs)
+        Those of the layers from the first noisy site to the output.
+
+    Returns
+    -------
+    int
+        Twice the inputs of each layer, for an activation lies between, and the outputs.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.penalties import pulled_width
+    >>> pulled_width([torch.empty(8, 4), torch.empty(3, 8)])
+    27
+    """
+    weights = list(weights)
+    return len(weights[-1]) + 2 * sum(weight.shape[-1] for weight in weights)
+
+
+def _is_transformed() -> bool:
+    """Whether a compiler or a function transform looks on, neither of which can cut."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def _sweep(trace: Trace, first: int, cotangents: Tensor) -> Tensor:
+    """What rows of U that have passed the output layer add to the penalty of each sample."""
+    total = trace.eta.new_zeros(trace.eta.shape[:-1])
+    last = len(trace.jacobians) - 1
+    for index in range(last, first - 1, -1):
         if index < last:
             cotangents = trace.jacobians[index].pull_back(cotangents)
         # Sparse rows have no hidden layers.
@@ -257,20 +317,39 @@ def draw_probes(
     return negative.to(like.dtype).mul_(-2).add_(1)
 
 
-def _pull_back_combined(
-    scale: Tensor, centre: Tensor | None, weight: Tensor, probes: Tensor
-) -> Tensor:
-    """Combinations of scale_k (e_k - centre) times `weight`, (n_samples, n_probes, width)."""
+#: Some rows of U, or of their combinations, times the output's weights.
+Pull: TypeAlias = Callable[[slice], Tensor]
+
+
+def _factor_rows(scale: Tensor, centre: Tensor | None, weight: Tensor) -> Pull:
+    """The rows scale_k (e_k - centre) times `weight`, of shape (n_samples, n_rows, width)."""
+
+    def pull(rows: slice) -> Tensor:
+        each: Tensor = weight[: scale.shape[-1]][rows]
+        if centre is not None:
+            each = each - product(centre, weight).unsqueeze(-2)
+        return scale[..., rows].unsqueeze(-1) * each
+
+    return pull
+
+
+def _combinations(scale: Tensor, centre: Tensor | None, weight: Tensor, probes: Tensor) -> Pull:
+    """The same for their combinations."""
     size, n_probes = probes.shape[-2:]
     rank = scale.shape[-1]
     missing = size * n_probes - rank
     scaled = F.pad(scale, (0, missing)).unflatten(-1, (size, n_probes)) * probes
-    rows = F.pad(weight[:rank], (0, 0, 0, missing)).unflatten(0, (size, n_probes))
-    combined = product(scaled.permute(2, 0, 1), rows.transpose(0, 1)).transpose(0, 1)
-    if centre is None:
-        return combined
-    total, shared = scaled.sum(-2).unsqueeze(-1), product(centre, weight).unsqueeze(-2)
-    return torch.baddbmm(combined, total, shared, alpha=-1)
+    signed = scaled.permute(2, 0, 1)
+    rows = F.pad(weight[:rank], (0, 0, 0, missing)).unflatten(0, (size, n_probes)).transpose(0, 1)
+
+    def pull(chosen: slice) -> Tensor:
+        combined = product(signed[chosen], rows[chosen]).transpose(0, 1)
+        if centre is None:
+            return combined
+        total = scaled.sum(-2)[:, chosen].unsqueeze(-1)
+        return torch.baddbmm(combined, total, product(centre, weight).unsqueeze(-2), alpha=-1)
+
+    return pull
 
 
 def _add(a: Matrix | None, b: Matrix | None) -> Matrix | None:

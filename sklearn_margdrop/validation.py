@@ -235,6 +235,39 @@ def encode_labels(
     return np.searchsorted(known, y), known
 
 
+def check_range(X: Any, name: str, small: bool = True) -> None:
+    """Raise where squares of the data, which penalties are made of, are no numbers of the dtype.
+
+    `small` says whether that goes for data of tiny units as well. A thousandth of what can be
+    held leaves room for sums and factors.
+    """
+    values = X.data if hasattr(X, "tocsr") else X
+    largest = max(float(values.max()), -float(values.min())) if values.size else 0.0
+    limits = np.finfo(values.dtype)
+    low, high = 1e3 * float(limits.tiny) ** 0.5, 1e-3 * float(limits.max) ** 0.5
+    if largest > high or (small and 0 < largest < low):
+        other = " or pass float64" if values.dtype == np.float32 else ""
+        raise ValueError(
+            f"{name} has values of up to {largest:.3g}, whose squares are too "
+            f"{'large' if largest > 1 else 'small'} for {values.dtype}: they should be of between "
+            f"{low:.2g} and {high:.2g}. Scale {'the features' if name != 'y' else 'y'} "
+            f"(StandardScaler, MaxAbsScaler){other}."
+        )
+
+
+def check_finite(values: torch.Tensor, what: str = "Predictions") -> torch.Tensor:
+    """`values` themselves; raises where they are not finite."""
+    if not values.isfinite().all():
+        dtype = str(values.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{what} overflow {dtype}. X is far outside of the range that the model was "
+            "fitted on, or the fit ended badly: scale the features (StandardScaler, "
+            "MaxAbsScaler), increase alpha, lower learning_rate_init or weaken the noise, and fit "
+            "anew."
+        )
+    return values
+
+
 def check_weights(sample_weight: ArrayLike | None, X: Any) -> np.ndarray:
     """Non-negative float64 weights of shape (n_samples,), ones for None."""
     weight: np.ndarray = _check_sample_weight(

@@ -17,6 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = {
     "callbacks": 0,
     "csr": 0,
+    "memory": 0,
     "noise": 0,
     "optimizers": 0,
     "stability": 0,

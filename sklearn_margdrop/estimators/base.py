@@ -28,10 +28,12 @@ from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.export import ExportMixin
 from sklearn_margdrop.estimators.html import DiagramMixin
 from sklearn_margdrop.fingerprint import describe, digest
+from sklearn_margdrop.memory import is_out_of_memory
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.training import MarginalizedNet
 from sklearn_margdrop.validation import (
     check_device,
+    check_range,
     check_weights,
     fresh_random_state,
     release_memory,
@@ -39,10 +41,8 @@ from sklearn_margdrop.validation import (
     typed,
 )
 
-_OUT_OF_MEMORY = (
-    "The GPU ran out of memory. Run fewer fits on it at a time (n_jobs), lower batch_size (where "
-    "the solver takes batches), or set device='cpu'. {}"
-)
+#: Above, the weighted gradients of a stream could overflow in float32.
+MOST_FLOAT32_WEIGHT = 1e16
 
 #: Parameters that may change before a fit goes on from its checkpoint.
 _MAY_CHANGE = {"checkpoint", "max_iter", "random_state", "verbose", "warm_start"}
@@ -130,6 +130,10 @@ class BaseMarginalizedEstimator(
         """What to say when the objective or the parameters are not finite."""
 
     @abstractmethod
+    def _smaller(self, on_gpu: bool) -> list[str]:
+        """What to change so that a fit takes less memory, the most effective first."""
+
+    @abstractmethod
     def _not_converged(self) -> str:
         """What to say when `max_iter` was too small."""
 
@@ -164,8 +168,12 @@ class BaseMarginalizedEstimator(
         Raises
         ------
         ValueError
-            If a parameter or the data are invalid, before any training starts, or if the
-            objective becomes non-finite and there are no good weights to go back to.
+            If a parameter or the data are invalid, or the data in units whose squares their
+            dtype cannot hold, before any training starts; or if the objective becomes
+            non-finite and there are no good weights to go back to.
+        MemoryError, torch.OutOfMemoryError
+            If the memory of the machine or of the GPU is not enough; they name the parameter
+            to lower.
         """
         continuing = self.warm_start and self.__sklearn_is_fitted__()
         return self._fit(X, y, sample_weight, X_unlabeled, continuing)
@@ -219,8 +227,14 @@ class BaseMarginalizedEstimator(
             # What was fitted before is as good as ever.
             self.__dict__.clear()
             self.__dict__.update(before)
-            if isinstance(error, torch.OutOfMemoryError):
-                raise torch.OutOfMemoryError(_OUT_OF_MEMORY.format(error)) from error
+            if is_out_of_memory(error):
+                on_gpu = isinstance(error, torch.OutOfMemoryError)
+                kind = torch.OutOfMemoryError if on_gpu else MemoryError
+                where = "GPU" if on_gpu else "machine"
+                changes = [*self._smaller(on_gpu), "run fewer fits at a time (n_jobs)"]
+                changes += ["set device='cpu'"] if on_gpu else []
+                advice = f"{'; '.join(changes[:-1])}; or {changes[-1]}"
+                raise kind(f"The {where} ran out of memory: {advice}. {error}") from error
             raise
         else:
             self.net_ = net
@@ -327,6 +341,7 @@ class BaseMarginalizedEstimator(
             dtype = np.float32
         checks = {"accept_sparse": "csr", "dtype": dtype, "order": "C"}
         X, y = validate_data(self, X, y, reset=not continuing, multi_output=True, **checks)
+        check_range(X, "X")
         weight = check_weights(sample_weight, X)
         y = self._encode_target(y, X.dtype, continuing, classes)
         weight = weight * self._target_weight(y, weight, incremental)
@@ -337,6 +352,7 @@ class BaseMarginalizedEstimator(
                 )
             except ValueError as error:
                 raise ValueError(f"X_unlabeled is not like X: {error}") from error
+            check_range(X_unlabeled, "X_unlabeled", small=False)
             if self._keeps_sparse and sparse.issparse(X) != sparse.issparse(X_unlabeled):
                 X, X_unlabeled = sparse.csr_array(X), sparse.csr_array(X_unlabeled)
         return Data(X, y, weight, X_unlabeled)
@@ -391,6 +407,11 @@ class BaseMarginalizedEstimator(
         if not incremental:
             # Only the ratios of the weights matter; a chunk of a stream cannot know their mean.
             weight = weight / weight.mean()
+        elif features.dtype == np.float32 and weight.max() > MOST_FLOAT32_WEIGHT:
+            raise ValueError(
+                "sample_weight is too large for float32 data. Divide it by its typical size, the "
+                "same in every call to partial_fit."
+            )
         unit = np.all(weight == 1)
         device = features.device
         everything = len(index) == len(features)

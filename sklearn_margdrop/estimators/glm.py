@@ -298,6 +298,11 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             information = share * information + (1 - share) * self.fisher_diagonal_
         self.fisher_diagonal_ = information
 
+    def _smaller(self, on_gpu: bool) -> list[str]:
+        if self.solver != "lbfgs":
+            return [f"lower batch_size (now {self.batch_size})"]
+        return ["pass float32", "set solver to 'sgd' or 'adagrad', which take batches"]
+
     def _not_converged(self) -> str:
         return (
             f"Training stopped at max_iter={self.max_iter} iterations before it converged; "
@@ -307,9 +312,10 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
 
     def _diverged(self, net: MarginalizedNet) -> str:
         change = (
-            "weaken the noise"
+            "weaken the noise (raise retain_rate, lower noise_std)"
             if self.solver == "lbfgs"
-            else f"lower learning_rate_init (now {net.lr:g}), weaken the noise"
+            else f"lower learning_rate_init (now {net.lr:g}), weaken the noise (raise "
+            "retain_rate, lower noise_std)"
         )
         return (
             f"The objective or the coefficients became non-finite in iteration "

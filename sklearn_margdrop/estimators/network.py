@@ -42,7 +42,8 @@ from sklearn_margdrop.validation import (
 
 _DIVERGED = (
     "The objective exploded or became non-finite in epoch {epoch}. Lower learning_rate_init "
-    "(now {rate:g}), scale the features (StandardScaler or MinMaxScaler), or weaken the noise."
+    "(now {rate:g}), scale the features (StandardScaler or MinMaxScaler), or weaken the noise "
+    "(raise retain_rate, lower noise_std)."
 )
 
 
@@ -224,6 +225,13 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
 
     def _diverged(self, net: MarginalizedNet) -> str:
         return _DIVERGED.format(epoch=len(net.history) + 1, rate=self.learning_rate_init)
+
+    def _smaller(self, on_gpu: bool) -> list[str]:
+        changes = [f"lower batch_size (now {self.batch_size})"]
+        if self.method == "quadratic":
+            set_or_lower = "set" if self.n_probes is None else "lower"
+            changes.insert(0, f"{set_or_lower} n_probes (now {self.n_probes})")
+        return [*changes, f"lower hidden_layer_sizes (now {self.hidden_layer_sizes})"]
 
     def _not_converged(self) -> str:
         return (

@@ -18,7 +18,14 @@ from sklearn_margdrop.batches import Rows
 from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.nets import ClassifierNet, RegressorNet, logits, most_probable
 from sklearn_margdrop.families import FAMILIES, Bernoulli, Categorical, Family
-from sklearn_margdrop.validation import check_weights, class_weights, encode_labels, to_tensor
+from sklearn_margdrop.validation import (
+    check_finite,
+    check_range,
+    check_weights,
+    class_weights,
+    encode_labels,
+    to_tensor,
+)
 
 #: The score of validation rows from their linear predictor, encoded target and weights.
 Scorer: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], float]
@@ -100,7 +107,7 @@ class LabelTarget(ClassifierMixin):
         ndarray of shape (n_samples,)
             Class labels.
         """
-        index = most_probable(self._linear_predictor(X)).cpu().numpy()
+        index = most_probable(check_finite(self._linear_predictor(X))).cpu().numpy()
         labels: NDArray[Any] = self.classes_[index]
         return labels
 
@@ -117,7 +124,7 @@ class LabelTarget(ClassifierMixin):
         ndarray of shape (n_samples, n_classes)
             Probabilities, with the classes in the order of `classes_`.
         """
-        return logits(self._linear_predictor(X)).softmax(-1).cpu().numpy()
+        return logits(check_finite(self._linear_predictor(X))).softmax(-1).cpu().numpy()
 
     def predict_log_proba(self, X: MatrixLike) -> NDArray[Any]:
         """Predict the logarithm of the probability of each class.
@@ -132,7 +139,7 @@ class LabelTarget(ClassifierMixin):
         ndarray of shape (n_samples, n_classes)
             Log-probabilities, finite even where the probability underflows.
         """
-        return logits(self._linear_predictor(X)).log_softmax(-1).cpu().numpy()
+        return logits(check_finite(self._linear_predictor(X))).log_softmax(-1).cpu().numpy()
 
     def decision_function(self, X: MatrixLike) -> NDArray[Any]:
         """The linear predictor.
@@ -147,7 +154,7 @@ class LabelTarget(ClassifierMixin):
         ndarray of shape (n_samples,) or (n_samples, n_classes)
             The log-odds of ``classes_[1]`` for two classes, else one logit for each class.
         """
-        eta: NDArray[Any] = self._linear_predictor(X).cpu().numpy()
+        eta: NDArray[Any] = check_finite(self._linear_predictor(X)).cpu().numpy()
         return eta[:, 0] if eta.shape[1] == 1 else eta
 
 
@@ -230,8 +237,8 @@ class NumberTarget(RegressorMixin):
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
             Predictions, in the shape of the target seen during `fit`.
         """
-        eta = self._linear_predictor(X)
-        mean: NDArray[Any] = self._fitted_family().mean(eta).cpu().numpy()
+        eta = check_finite(self._linear_predictor(X))
+        mean: NDArray[Any] = check_finite(self._fitted_family().mean(eta)).cpu().numpy()
         return mean[:, 0] if self.n_outputs_ == 1 else mean
 
     def score(self, X: MatrixLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
@@ -251,8 +258,9 @@ class NumberTarget(RegressorMixin):
         float
             At most 1; 0 for a constant prediction of the mean, averaged over the outputs.
         """
-        eta = self._linear_predictor(X).cpu().double()
+        eta = check_finite(self._linear_predictor(X)).cpu().double()
         family = self._fitted_family()
+        check_finite(family.mean(eta))
         target = to_tensor(_check_target(y, family, np.float64), eta.device)
         check_consistent_length(eta, target, sample_weight)
         weight = None
@@ -277,6 +285,8 @@ def _check_target(y: Any, family: Family, dtype: DTypeLike) -> np.ndarray:
             f"y has negative values, which family={family.name!r} does not allow: its targets "
             f"are at least {family.lowest:g}."
         )
+    if family.lowest < 0:
+        check_range(y, "y", small=False)
     if (y > family.highest).any():
         raise ValueError(
             f"y has values above {family.highest:g}, which family={family.name!r} does not allow."

@@ -15,6 +15,7 @@ from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.inspection.unwrap import unwrap
 from sklearn_margdrop.networks import Trace, trace
 from sklearn_margdrop.penalties import diagonal, moments, parts, quadratic
+from sklearn_margdrop.validation import check_finite
 
 _PENALTIES = {"diagonal": diagonal, "moments": moments, "quadratic": quadratic}
 
@@ -77,7 +78,7 @@ linear models, default=None
     model, rows = unwrap(estimator, X)
     penalty, family = _PENALTIES[_method(model, method)], model._fitted_family()
     found = [penalty(t, family) for t in _traces(model, rows, model._keeps_sparse)]
-    return torch.cat(found).cpu().numpy()
+    return check_finite(torch.cat(found), "Penalties").cpu().numpy()
 
 
 def effective_penalty(
@@ -152,7 +153,7 @@ linear models, default=None
             if part is not None:
                 site = position // 2  # what enters layer 2l is the output of hidden layer l
                 totals[site] = totals[site] + part if site in totals else part
-    return {site: total.cpu().numpy() for site, total in totals.items()}
+    return {site: check_finite(total, "Penalties").cpu().numpy() for site, total in totals.items()}
 
 
 def _method(estimator: BaseMarginalizedEstimator, method: str | None) -> str:
