@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -234,11 +234,11 @@ def _whole(batch: Batch) -> _Rows:
     return _Rows(x, y, weight, torch.cat([(1 - share) * weight, unlabeled]))
 
 
-def _cut(network: NoisyNetwork, rows: _Rows) -> list[_Rows]:
+def _cut(network: NoisyNetwork, rows: _Rows) -> Iterable[_Rows]:
     """Blocks of dense rows for a network without hidden layers, else the rows as they are."""
     x, *others = rows
     if isinstance(x, SparseMatrix) or len(network.layers) > 1:
         return [rows]
     size = max(x.shape[1], network.linears[0].out_features)
     cut = blocks(len(x), size, in_cache=x.device.type == "cpu")
-    return [_Rows(x[b], *(each[b] for each in others)) for b in cut] if len(cut) > 1 else [rows]
+    return (_Rows(x[b], *(each[b] for each in others)) for b in cut)

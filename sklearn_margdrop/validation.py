@@ -207,7 +207,7 @@ def encode_labels(
     codes : ndarray of int64, shape (n_samples,)
     classes : ndarray of shape (n_classes,)
     """
-    if type_of_target(y).startswith("multi") and np.ndim(y) == 2 and np.shape(y)[1] > 1:
+    if np.ndim(y) == 2 and np.shape(y)[1] > 1 and type_of_target(y).startswith("multi"):
         raise ValueError(
             "y has several labels per row; wrap the estimator in "
             "sklearn.multioutput.MultiOutputClassifier."
