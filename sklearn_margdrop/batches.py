@@ -6,13 +6,15 @@ data stay where they are. Sparse batches are made dense, never the whole, or not
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import mmap
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import torch
+from numpy.typing import DTypeLike
 from torch import Tensor
 
 from sklearn_margdrop.csr import CSR
@@ -72,6 +74,13 @@ class Batch(NamedTuple):
     unlabeled_weight: float = 1.0
 
 
+def is_mapped(X: object) -> bool:
+    """Whether an array lies in a file that is mapped into memory, not to be copied whole."""
+    while isinstance(X, np.ndarray):
+        X = X.base
+    return isinstance(X, mmap.mmap)
+
+
 class Features:
     """The rows of a design matrix, dense or CSR, to be taken as tensors on a device.
 
@@ -83,6 +92,9 @@ class Features:
         Whether dense rows may be copied to the device all at once.
     keep_sparse : bool, default=False
         Whether sparse rows stay sparse.
+    dtype : dtype, default=None
+        That of the tensors, to which dense rows are converted as they are taken; by default that
+        of `X`.
     """
 
     def __init__(
@@ -91,14 +103,16 @@ class Features:
         device: torch.device | str,
         resident: bool = True,
         keep_sparse: bool = False,
+        dtype: DTypeLike | None = None,
     ):
         self.device = torch.device(device)
         self.keep_sparse = keep_sparse
         self.shape: tuple[int, int] = X.shape
-        self.dtype: np.dtype[Any] = X.dtype
+        self.dtype: np.dtype[Any] = X.dtype if dtype is None else np.dtype(dtype)
         # torch cannot share read-only memory, and a memory map is not to be copied whole.
         self.rows: Tensor | Host = X
-        shared = isinstance(X, np.ndarray) and X.flags.writeable
+        self.is_mapped = is_mapped(X)
+        shared = isinstance(X, np.ndarray) and X.flags.writeable and not self.is_mapped
         if shared and (resident or self.device.type == "cpu"):
             self.rows = torch.from_numpy(X).to(self.device)
 
@@ -132,7 +146,9 @@ class Features:
             block = self.on_host(index)
         if self.keep_sparse and self.is_sparse:
             return SparseMatrix([block], self.device)
-        dense = np.array(block) if isinstance(block, np.ndarray) else block.toarray()
+        dense = block if isinstance(block, np.ndarray) else block.toarray()
+        is_view = dense is block and isinstance(index, slice)
+        dense = np.array(dense, self.dtype, order="C", copy=is_view or None)
         return torch.from_numpy(dense).to(self.device)
 
     def on_host(self, index: slice | Tensor | None = None) -> Host:
@@ -160,8 +176,50 @@ def as_features(X: object, like: Tensor, keep_sparse: bool = False) -> Features:
     if hasattr(X, "tocsr"):
         X = X.tocsr().astype(dtype)
     else:
-        X = np.ascontiguousarray(X.detach().cpu() if isinstance(X, Tensor) else X, dtype)
-    return Features(X, like.device, resident=False, keep_sparse=keep_sparse)
+        X = X.detach().cpu() if isinstance(X, Tensor) else X
+        X = X if isinstance(X, np.ndarray) and is_mapped(X) else np.ascontiguousarray(X, dtype)
+    return Features(X, like.device, resident=False, keep_sparse=keep_sparse, dtype=dtype)
+
+
+class MappedRows:
+    """Dense rows of files, one part below the other, that are read as slices are cut.
+
+    Stands for the tensor of all of them where rows are taken in blocks.
+
+    Parameters
+    ----------
+    parts : sequence of tuple of (Features, Tensor or None)
+        The features, and the index of the rows that are meant; None is all of them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_margdrop.batches import Features, MappedRows
+    >>> rows = MappedRows([(Features(np.eye(2), "cpu"), None), (Features(np.eye(2), "cpu"), None)])
+    >>> rows.shape, rows[1:3].tolist()
+    ((4, 2), [[0.0, 1.0], [1.0, 0.0]])
+    """
+
+    def __init__(self, parts: Sequence[tuple[Features, Tensor | None]]):
+        self.parts = parts
+        first, _ = parts[0]
+        self.device = first.device
+        self.dtype = torch.from_numpy(np.empty(0, first.dtype)).dtype
+        self._sizes = [len(x) if index is None else len(index) for x, index in parts]
+        self.shape = (sum(self._sizes), first.shape[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        start, stop, _ = rows.indices(len(self))
+        cut = []
+        for (features, index), size in zip(self.parts, self._sizes, strict=True):
+            part = slice(max(start, 0), min(stop, size))
+            if part.start < part.stop:
+                cut.append(features.take(part if index is None else index[part]))
+            start, stop = start - size, stop - size
+        return cast("Tensor", cut[0] if len(cut) == 1 else torch.cat(cast("list[Tensor]", cut)))
 
 
 class Rows(torch.utils.data.Dataset[Batch]):
@@ -231,9 +289,19 @@ class Rows(torch.utils.data.Dataset[Batch]):
 
     @cached_property
     def whole(self) -> Batch:
-        """All rows, labelled and unlabelled, in one batch."""
+        """All rows, labelled and unlabelled, in one batch, whose `x` may be a MappedRows."""
         unlabeled = None if self.unlabeled is None else slice(0, len(self.unlabeled))
-        return self.batch(slice(0, len(self)), unlabeled)
+        parts = [(self.features, self.index)]
+        if self.unlabeled is not None:
+            parts.append((self.unlabeled, None))
+        if not any(features.is_mapped for features, _ in parts):
+            return self.batch(slice(0, len(self)), unlabeled)
+        x: Any = MappedRows(parts)
+        if x.device.type != "cpu":  # where data are sent once, not in every iteration
+            rows, x = x, torch.empty(x.shape, dtype=x.dtype, device=x.device)
+            for block in blocks(*rows.shape):
+                x[block] = rows[block]
+        return Batch(x, self.y, self.weight, self.unlabeled_share, self.unlabeled_weight)
 
     def feature_scale(self) -> float:
         """Root mean square of the features that are not zero; 1 if that is no finite number."""
@@ -295,7 +363,7 @@ class Batches:
         # Batches of equal size: a last one of a few rows would move the weights at random.
         n_batches = -(-n_rows // (self.batch_size or n_rows))
         ends = [n_rows * k // n_batches for k in range(n_batches + 1)]
-        if self.shuffle:
+        if self.shuffle and n_batches > 1:  # the order within a batch means nothing
             # One transfer to the device an epoch, and none for a batch.
             order = torch.randperm(n_rows, generator=self.generator).to(features.index_device)
             return (order[start:end] for start, end in pairwise(ends))

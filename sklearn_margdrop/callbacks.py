@@ -94,7 +94,7 @@ class InverseDecay(Callback):
         self.decay = decay
 
     def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
-        epoch = len(net.history) - 1
+        epoch = net.history[-1, "epoch"] - 1
         for group in net.optimizer_.param_groups:
             initial = group.setdefault("initial_lr", group["lr"])
             group["lr"] = initial / (1 + self.decay * epoch)

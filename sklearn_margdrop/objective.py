@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, cast
 
 import torch
@@ -126,7 +126,7 @@ class Objective(nn.Module):
 
     def _slices(
         self, network: NoisyNetwork, rows: _Rows, generator: torch.Generator | None
-    ) -> list[_Rows]:
+    ) -> Iterable[_Rows]:
         x, last = rows.x, len(network.layers) - 1
         if self.method != "quadratic" or not network.noise or min(network.noise) == last:
             return _cut(network, rows)
@@ -139,7 +139,7 @@ class Objective(nn.Module):
         noisy = network.layers[min(network.noise) :]
         weights = (layer.weight for layer in noisy if isinstance(layer, nn.Linear))
         size = slice_length(len(x), n_pulled * pulled_width(weights), output.weight)
-        return [rows.at(slice(start, start + size)) for start in range(0, len(x), size)]
+        return (rows.at(slice(start, start + size)) for start in range(0, len(x), size))
 
     def _noises_loss(self, batch: Batch) -> bool:
         """Whether the loss itself is noised: where all rows are labelled, when sampling."""
@@ -274,11 +274,11 @@ def _whole(batch: Batch) -> _Rows:
     return _Rows(x, y, weight, torch.cat([(1 - share) * weight, unlabeled]))
 
 
-def _cut(network: NoisyNetwork, rows: _Rows) -> list[_Rows]:
+def _cut(network: NoisyNetwork, rows: _Rows) -> Iterable[_Rows]:
     """Blocks of dense rows for a network without hidden layers, else the rows as they are."""
     x = rows.x
     if isinstance(x, SparseMatrix) or len(network.layers) > 1:
         return [rows]
     size = max(x.shape[1], network.linears[0].out_features)
     cut = blocks(len(x), size, in_cache=x.device.type == "cpu")
-    return [rows.at(b) for b in cut] if len(cut) > 1 else [rows]
+    return (rows.at(block) for block in cut)

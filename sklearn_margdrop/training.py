@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, Self, TypeAlias
@@ -24,6 +23,9 @@ from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
 from sklearn_margdrop.prediction import PredictingNet
 from sklearn_margdrop.saving import net_state, restore_net
 from sklearn_margdrop.stability import MOST_RETURNS, EpochMeans, StopTraining, Watch
+
+#: The history of a stream holds so many of its last epochs.
+_STREAM_HISTORY = 1000
 
 #: What skorch runs for each batch.
 StepFunction: TypeAlias = Callable[..., dict[str, Any]]
@@ -66,6 +68,8 @@ class MarginalizedNet(PredictingNet):
         How often that call went back to the best weights.
     rate_factor_ : float
         What is left of the learning rate after the explosions of all calls.
+    n_forgotten_ : int
+        Epochs before those in ``history``, which holds the last 1,000 of a stream.
 
     Examples
     --------
@@ -91,6 +95,7 @@ class MarginalizedNet(PredictingNet):
     callbacks_: list[tuple[str, Any]]
     order_generator_: torch.Generator
     lowest_: dict[str, float]
+    n_forgotten_: int = 0
     _watch: Watch | None
     _epoch_batches: Batches | None
     _unlabeled_left: list[slice | Tensor]
@@ -127,9 +132,15 @@ class MarginalizedNet(PredictingNet):
         self.order_generator_ = torch.Generator().manual_seed(self.seed)
         self.rate_factor_ = 1.0
         self.lowest_ = {}
+        self.n_forgotten_ = 0
         self._checkpoint = self._watch = self._epoch_batches = None
         self._unlabeled_left = []
         return self
+
+    @property
+    def n_epochs(self) -> int:
+        """The epochs of all calls."""
+        return self.n_forgotten_ + len(self.history)
 
     @torch.no_grad()
     def find_centres(self, rows: Rows) -> None:
@@ -174,13 +185,19 @@ class MarginalizedNet(PredictingNet):
         if isinstance(self.optimizer_, FisherLBFGS):
             self.optimizer_.forget()
 
-    def take_over(self, previous: MarginalizedNet) -> None:
-        """Go on from the weights, optimiser, random streams and history of another net."""
+    def take_over(self, previous: MarginalizedNet, incremental: bool = False) -> None:
+        """Go on from the weights, optimiser, random streams and history of another net.
+
+        An `incremental` one leaves all but the last of the history behind: skorch copies it
+        wherever it records a value, and a stream has no end.
+        """
         # Centres come and go with the activation function.
         state = self.module_.state_dict()
         common = previous.module_.state_dict().items()
         self.module_.load_state_dict(state | {name: w for name, w in common if name in state})
-        self.history = copy.copy(previous.history)
+        n_kept = _STREAM_HISTORY - 1 if incremental else len(previous.history)
+        self.history = type(previous.history)(previous.history[-n_kept:])
+        self.n_forgotten_ = previous.n_epochs - len(self.history)
         self.lowest_ = dict(getattr(previous, "lowest_", {}))
         if self.lr == previous.lr:
             self._take_over_rates(previous)
@@ -265,6 +282,10 @@ class MarginalizedNet(PredictingNet):
     def _is_finite(self) -> Tensor:
         """Whether all parameters are finite, a tensor on the device."""
         return torch.stack([p.isfinite().all() for p in self.module_.parameters()]).all()
+
+    def on_epoch_begin(self, net: Self, *args: Any, **kwargs: Any) -> None:
+        super().on_epoch_begin(net, *args, **kwargs)
+        self.history.record("epoch", self.n_epochs)
 
     def on_batch_begin(
         self, net: Self, batch: Any = None, training: bool = False, **kwargs: Any

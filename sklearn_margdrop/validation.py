@@ -207,7 +207,7 @@ def encode_labels(
     codes : ndarray of int64, shape (n_samples,)
     classes : ndarray of shape (n_classes,)
     """
-    if type_of_target(y).startswith("multi") and np.ndim(y) == 2 and np.shape(y)[1] > 1:
+    if np.ndim(y) == 2 and np.shape(y)[1] > 1 and type_of_target(y).startswith("multi"):
         raise ValueError(
             "y has several labels per row; wrap the estimator in "
             "sklearn.multioutput.MultiOutputClassifier."
@@ -243,7 +243,7 @@ def check_range(X: Any, name: str, small: bool = True) -> None:
     """
     values = X.data if hasattr(X, "tocsr") else X
     largest = max(float(values.max()), -float(values.min())) if values.size else 0.0
-    limits = np.finfo(values.dtype)
+    limits = np.finfo(values.dtype if values.dtype.kind == "f" else np.float64)
     low, high = 1e3 * float(limits.tiny) ** 0.5, 1e-3 * float(limits.max) ** 0.5
     if largest > high or (small and 0 < largest < low):
         other = " or pass float64" if values.dtype == np.float32 else ""

@@ -100,7 +100,7 @@ def test_imports_go_only_downwards(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_modules_are_short(path):
-    assert len(path.read_text().splitlines()) <= 450
+    assert len(path.read_text().splitlines()) <= 500
 
 
 def test_public_names():

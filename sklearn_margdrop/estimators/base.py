@@ -21,7 +21,7 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sklearn_margdrop.batches import Features, Host, Rows
+from sklearn_margdrop.batches import Features, Host, Rows, is_mapped
 from sklearn_margdrop.callbacks import FitTasks
 from sklearn_margdrop.checkpoints import Checkpoints
 from sklearn_margdrop.csr import MatrixLike
@@ -58,6 +58,14 @@ class Data(NamedTuple):
     y: np.ndarray
     weight: np.ndarray
     X_unlabeled: Host | None
+    dtype: type[np.floating]
+
+
+def _conversion(X: Any, dtype: Any) -> dict[str, Any]:
+    """How scikit-learn is to convert `X`: not at all where that would read a whole file."""
+    if is_mapped(X):
+        return {"dtype": "numeric", "order": None}
+    return {"dtype": dtype, "order": "C"}
 
 
 class BaseMarginalizedEstimator(
@@ -260,7 +268,7 @@ class BaseMarginalizedEstimator(
         parameters = self.get_params(deep=False)
         identity = {name: describe(parameters[name]) for name in parameters.keys() - _MAY_CHANGE}
         identity["class"] = describe(type(self))
-        identity["data"] = digest(*data)
+        identity["data"] = digest(data.X, data.y, data.weight, data.X_unlabeled)
         identity["device"] = device.type
         if self.random_state is not None:
             identity["random_state"] = describe(random_state)
@@ -277,7 +285,7 @@ class BaseMarginalizedEstimator(
         elif net.stop_reason_ == "interrupted":
             category = UserWarning
             message = (
-                f"Training was interrupted by the user in {self._step} {len(net.history) + 1}; "
+                f"Training was interrupted by the user in {self._step} {net.n_epochs + 1}; "
                 "the estimator keeps the weights it had reached."
             )
         elif net.stop_reason_ == "max_iter" and not incremental:
@@ -339,23 +347,29 @@ class BaseMarginalizedEstimator(
         dtype: Any = self._dtype() if continuing else [np.float64, np.float32]
         if device.type == "mps":
             dtype = np.float32
-        checks = {"accept_sparse": "csr", "dtype": dtype, "order": "C"}
-        X, y = validate_data(self, X, y, reset=not continuing, multi_output=True, **checks)
+        checks = {"reset": not continuing, "accept_sparse": "csr", "multi_output": True}
+        X, y = validate_data(self, X, y, **checks, **_conversion(X, dtype))
         check_range(X, "X")
         weight = check_weights(sample_weight, X)
-        y = self._encode_target(y, X.dtype, continuing, classes)
+        if isinstance(dtype, list):
+            dtype = np.float32 if X.dtype == np.float32 else np.float64
+        y = self._encode_target(y, dtype, continuing, classes)
         weight = weight * self._target_weight(y, weight, incremental)
         if X_unlabeled is not None:
             try:
                 X_unlabeled = validate_data(
-                    self, X_unlabeled, reset=False, **(checks | {"dtype": X.dtype})
+                    self,
+                    X_unlabeled,
+                    reset=False,
+                    accept_sparse="csr",
+                    **_conversion(X_unlabeled, dtype),
                 )
             except ValueError as error:
                 raise ValueError(f"X_unlabeled is not like X: {error}") from error
             check_range(X_unlabeled, "X_unlabeled", small=False)
             if self._keeps_sparse and sparse.issparse(X) != sparse.issparse(X_unlabeled):
                 X, X_unlabeled = sparse.csr_array(X), sparse.csr_array(X_unlabeled)
-        return Data(X, y, weight, X_unlabeled)
+        return Data(X, y, weight, X_unlabeled, dtype)
 
     def _rows(
         self,
@@ -365,29 +379,31 @@ class BaseMarginalizedEstimator(
         random_state: np.random.RandomState,
     ) -> tuple[Rows, Rows | None]:
         """The training rows and, with early stopping, the validation rows."""
-        X, y, weight, X_unlabeled = data
+        X, y, weight, X_unlabeled, dtype = data
         parts = self._split(np.flatnonzero(weight), y, random_state)
-        features = self._features(X, device)
+        features = self._features(X, device, dtype)
         train, *valid = (self._subset(features, y, weight, part, incremental) for part in parts)
         pretrains = getattr(self, "pretrainer", None) is not None
         if X_unlabeled is not None and (self.unlabeled_discount > 0 or pretrains):
             mass = self.unlabeled_discount * X_unlabeled.shape[0]
-            train.unlabeled = self._features(X_unlabeled, device)
+            train.unlabeled = self._features(X_unlabeled, device, dtype)
             train.unlabeled_share = mass / (mass + weight[parts[0]].sum())
             if incremental:
                 train.unlabeled_weight = weight[parts[0]].mean()
         return train, valid[0] if valid else None
 
     def _check_rows(self, X: MatrixLike) -> Any:
-        """`X` as the fitted model takes it; CSR where it is sparse (or CSC, if it stays so)."""
+        """`X` as the fitted model takes it; CSR where it is sparse (or CSC, if it stays so).
+
+        What is mapped into memory has the dtype and the order that it has on disk.
+        """
         check_is_fitted(self)
         kinds = ["csr", "csc"] if self._keeps_sparse else "csr"
-        return validate_data(
-            self, X, reset=False, accept_sparse=kinds, dtype=self._dtype(), order="C"
-        )
+        conversion = _conversion(X, self._dtype())
+        return validate_data(self, X, reset=False, accept_sparse=kinds, **conversion)
 
-    def _features(self, X: Host, device: torch.device) -> Features:
-        return Features(X, device, keep_sparse=self._keeps_sparse)
+    def _features(self, X: Host, device: torch.device, dtype: type[np.floating]) -> Features:
+        return Features(X, device, keep_sparse=self._keeps_sparse, dtype=dtype)
 
     def _split(
         self, index: np.ndarray, y: np.ndarray, random_state: np.random.RandomState
@@ -421,6 +437,17 @@ class BaseMarginalizedEstimator(
             None if unit else to_tensor(weight.astype(features.dtype), device),
             index=None if everything else torch.from_numpy(index),
         )
+
+    def _curve(self, known: str, key: str, net: MarginalizedNet, incremental: bool) -> list[float]:
+        """What the history holds of `key`, after what it has forgotten of it.
+
+        A stream's goes on in the same list, so that no call has to copy what was before it.
+        """
+        curve: list[float] = getattr(self, known) if net.n_forgotten_ else []
+        curve = curve if incremental else curve.copy()
+        del curve[net.n_forgotten_ :]
+        curve += [epoch[key] for epoch in net.history]
+        return curve
 
     def _target_weight(
         self, y: np.ndarray, weight: np.ndarray, incremental: bool

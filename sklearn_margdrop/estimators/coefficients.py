@@ -12,6 +12,7 @@ from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from sklearn_margdrop.batches import blocks
 from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.export import Layers
 from sklearn_margdrop.families import Family
@@ -99,8 +100,11 @@ class Coefficients:
     def _linear_predictor(self, X: MatrixLike) -> Tensor:
         X = self._check_rows(X)
         coef = self.coef_ if self.coef_.ndim == 2 else self.coef_.reshape(1, -1)
-        eta = safe_sparse_dot(X, coef.T, dense_output=True) + self.intercept_
-        return torch.from_numpy(eta)
+        parts = [X]
+        if X.dtype != coef.dtype:  # a file's, which is not to be converted whole
+            parts = [X[block].astype(coef.dtype) for block in blocks(*X.shape)]
+        eta = [safe_sparse_dot(part, coef.T, dense_output=True) for part in parts]
+        return torch.from_numpy(np.concatenate(eta) + self.intercept_)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "coef_")

@@ -59,6 +59,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
     restart_objectives_: NDArray[np.float64]
     n_restarts: int
     _n_rows_seen: int
+    _auto_rate: tuple[str, float]
 
     _parameter_constraints: dict[str, Any] = {
         **BaseMarginalizedEstimator._parameter_constraints,
@@ -88,7 +89,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
         strengths = {"retain_rate": self.retain_rate, "noise_std": self.noise_std}
         return check_noise(self.noise, (0,), strengths)
 
-    def _features(self, X: Host, device: torch.device) -> Features:
+    def _features(self, X: Host, device: torch.device, dtype: type[np.floating]) -> Features:
         if not isinstance(X, np.ndarray):
             if self.method == "sampling" and self._noise()[0].variance(torch.zeros(1)).any():
                 raise ValueError(
@@ -98,7 +99,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             if has_duplicates(X):
                 X = X.copy()
                 X.sum_duplicates()
-        return super()._features(X, device)
+        return super()._features(X, device, dtype)
 
     def _train(
         self,
@@ -113,9 +114,9 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
         nets = []
         restarts = 0 if incremental or continuing else self.n_restarts
         for attempt in range(1 + restarts):
-            net = self._build_net(rows, draw_seed(random_state), incremental)
+            net = self._build_net(rows, draw_seed(random_state), continuing, incremental)
             if continuing:
-                self._go_on(net)
+                self._go_on(net, incremental)
             else:
                 self._start(net, rows, incremental, at_random=attempt > 0)
             if isinstance(net.optimizer_, Fisher) and self.learning_rate_init == "auto":
@@ -132,7 +133,9 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
         self.restart_objectives_ = np.array(objectives)
         return nets[np.argmin(objectives)]
 
-    def _build_net(self, rows: Rows, seed: int, incremental: bool) -> MarginalizedNet:
+    def _build_net(
+        self, rows: Rows, seed: int, continuing: bool, incremental: bool
+    ) -> MarginalizedNet:
         family, n_outputs = self._family()
         n_features = rows.features.shape[1]
         online = self.solver != "lbfgs"
@@ -159,7 +162,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             criterion__family=family,
             criterion__method=self.method,
             criterion__alpha=float(self.alpha),
-            lr=self._learning_rate(family, rows),
+            lr=self._learning_rate(family, rows, continuing),
             batch_size=int(self.batch_size) if online else -1,
             shuffle=True,
             predict_nonlinearity=family.mean,
@@ -171,9 +174,17 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
         )
         return net.initialize()
 
-    def _learning_rate(self, family: Family, rows: Rows) -> float:
+    def _learning_rate(self, family: Family, rows: Rows, continuing: bool) -> float:
         if self.solver != "lbfgs" and self.learning_rate_init != "auto":
             return float(self.learning_rate_init)
+        # What depends on the rows is decided by the first.
+        solver, rate = getattr(self, "_auto_rate", (None, 0.0)) if continuing else (None, 0.0)
+        if solver != self.solver:
+            rate = self._auto_learning_rate(family, rows)
+        self._auto_rate = self.solver, rate
+        return rate
+
+    def _auto_learning_rate(self, family: Family, rows: Rows) -> float:
         rate = _LEARNING_RATES[self.solver]
         if self.solver == "adagrad":  # its steps know nothing of the gradient's size
             return rate * float(self._target_scale(rows))
@@ -249,7 +260,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
                 scale = (information * linear.in_features).rsqrt()
                 linear.weight.copy_(torch.where(information > 0, draw.to(scale) * scale, 0.0))
 
-    def _go_on(self, net: MarginalizedNet) -> None:
+    def _go_on(self, net: MarginalizedNet, incremental: bool) -> None:
         """From the fitted coefficients, which may have been set by hand."""
         (linear,) = net.module_.linears
         coef = torch.tensor(np.atleast_2d(self._dense_coef()))
@@ -259,7 +270,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
                 f"{tuple(linear.weight.shape)}. Start anew: call fit with warm_start=False."
             )
         if hasattr(self, "net_") and self.net_.module__fit_intercept == self.fit_intercept:
-            net.take_over(self.net_)
+            net.take_over(self.net_, incremental)
         with torch.no_grad():
             linear.weight.copy_(coef)
             if self.fit_intercept:
@@ -286,8 +297,8 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
 
     def _store(self, net: MarginalizedNet, rows: Rows, incremental: bool) -> None:
         self.__dict__.update(self._attributes(net))
-        self.n_iter_ = len(net.history)
-        self.loss_curve_ = [epoch["train_loss"] for epoch in net.history]
+        self.n_iter_ = net.n_epochs
+        self.loss_curve_ = self._curve("loss_curve_", "train_loss", net, incremental)
         self.objective_ = self.loss_curve_[-1] if self.loss_curve_ else np.nan
         self.penalty_ = net.history[-1, "penalty"] if self.loss_curve_ else np.nan
         information = self._as_fitted(self._information(net, rows).cpu().numpy())
@@ -319,5 +330,5 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
         )
         return (
             f"The objective or the coefficients became non-finite in iteration "
-            f"{len(net.history) + 1}; {change}, increase alpha, or scale the features."
+            f"{net.n_epochs + 1}; {change}, increase alpha, or scale the features."
         )

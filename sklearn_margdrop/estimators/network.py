@@ -112,7 +112,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         net = self._build_net(rows, draw_seed(random_state), incremental, scale)
         if continuing:
             self._check_layers(net)
-            net.take_over(self.net_)
+            net.take_over(self.net_, incremental)
         elif self.pretrainer is not None:
             self.pretrainers_ = pretrain(self.pretrainer, net.module_, rows, random_state)
         else:
@@ -224,7 +224,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             )
 
     def _diverged(self, net: MarginalizedNet) -> str:
-        return _DIVERGED.format(epoch=len(net.history) + 1, rate=self.learning_rate_init)
+        return _DIVERGED.format(epoch=net.n_epochs + 1, rate=self.learning_rate_init)
 
     def _smaller(self, on_gpu: bool) -> list[str]:
         changes = [f"lower batch_size (now {self.batch_size})"]
@@ -267,11 +267,10 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         return {"net_": still}
 
     def _store(self, net: MarginalizedNet, rows: Rows, incremental: bool) -> None:
-        history = net.history
-        scores = [epoch["valid_score"] for epoch in history if "valid_score" in epoch]
-        self.n_iter_ = len(history)
-        self.loss_curve_ = [epoch["train_loss"] for epoch in history]
-        self.penalty_curve_ = [epoch["penalty"] for epoch in history]
+        scores = [epoch["valid_score"] for epoch in net.history if "valid_score" in epoch]
+        self.n_iter_ = net.n_epochs
+        self.loss_curve_ = self._curve("loss_curve_", "train_loss", net, incremental)
+        self.penalty_curve_ = self._curve("penalty_curve_", "penalty", net, incremental)
         self.validation_scores_ = scores if self.early_stopping else None
         self.best_validation_score_ = net.best_score_
 
@@ -281,7 +280,8 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
 
     def _linear_predictor(self, X: MatrixLike) -> Tensor:
         X = self._check_rows(X)
-        return self.net_.linear_predictor(Features(X, self.net_.device, resident=False))
+        features = Features(X, self.net_.device, resident=False, dtype=self._dtype())
+        return self.net_.linear_predictor(features)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "net_")

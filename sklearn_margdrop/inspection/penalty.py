@@ -172,7 +172,8 @@ def _traces(estimator: BaseMarginalizedEstimator, X: Host, keep_sparse: bool) ->
     """Traces of blocks of rows, of bounded memory whatever the method."""
     network = estimator._fitted_network()
     device = network.linears[0].weight.device
-    features = Features(X, device, resident=False, keep_sparse=keep_sparse)
+    dtype = estimator._dtype()
+    features = Features(X, device, resident=False, keep_sparse=keep_sparse, dtype=dtype)
     *hidden, output = network.linears
     width = network.widest * (output.out_features if hidden else 1)
     run = partial(trace, network.layers, noise=network.noise)

@@ -109,7 +109,8 @@ class TrainingCurveDisplay:
         estimator, _, _ = last_step(estimator)
         check_is_fitted(estimator)
         # Sparse coefficients come without the net and its history.
-        history: Any = estimator.net_.history if hasattr(estimator, "net_") else []
+        net = getattr(estimator, "net_", None)
+        history: Any = [] if net is None else [{}] * net.n_forgotten_ + net.history
         columns = {
             name: np.array([epoch.get(name, np.nan) for epoch in history])
             for name in ("penalty", "valid_score")
