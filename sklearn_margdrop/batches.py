@@ -6,7 +6,8 @@ data stay where they are. Sparse batches are made dense, never the whole, or not
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -70,6 +71,22 @@ class Batch(NamedTuple):
     weight: Tensor | None = None
     unlabeled_share: float = 0.0
     unlabeled_weight: float = 1.0
+
+
+class RemoteBatch(ABC):
+    """Rows that lie elsewhere and compute their part of the objective there."""
+
+    y: Tensor
+
+    @abstractmethod
+    def backward(self, objective: Any, network: Any) -> tuple[Tensor, Tensor]:
+        """Loss and penalty; their gradient is added to that of the parameters."""
+
+    @abstractmethod
+    def mean_curvature(
+        self, objective: Any, network: Any, function: Callable[[Tensor], Tensor], penalty: bool
+    ) -> list[Tensor]:
+        """See :meth:`Objective.mean_curvature`."""
 
 
 class Features:
@@ -234,6 +251,11 @@ class Rows(torch.utils.data.Dataset[Batch]):
         """All rows, labelled and unlabelled, in one batch."""
         unlabeled = None if self.unlabeled is None else slice(0, len(self.unlabeled))
         return self.batch(slice(0, len(self)), unlabeled)
+
+    def total(self, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The sum over the labelled rows that ``function(y, weight)`` takes."""
+        weight = self.weight
+        return function(self.y, self.y.new_ones(len(self)) if weight is None else weight)
 
     def feature_scale(self) -> float:
         """Root mean square of the features that are not zero; 1 if that is no finite number."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_margdrop.backprop import backpropagate, is_known
-from sklearn_margdrop.batches import Batch, blocks
+from sklearn_margdrop.batches import Batch, RemoteBatch, blocks
 from sklearn_margdrop.families import Family
 from sklearn_margdrop.networks import NoisyNetwork, apply_elementwise
 from sklearn_margdrop.penalties import diagonal, draw_probes, moments, quadratic
@@ -91,13 +91,19 @@ class Objective(nn.Module):
         return Terms(loss, penalty, self._l2(network, loss))
 
     def backward(
-        self, network: NoisyNetwork, batch: Batch, generator: torch.Generator | None = None
+        self,
+        network: NoisyNetwork,
+        batch: Batch | WeightedRows | RemoteBatch,
+        generator: torch.Generator | None = None,
     ) -> Terms:
         """The terms on one batch; the gradient of their sum is added to the parameters'.
 
         The same as :meth:`forward` and autograd, but faster. Without hidden layers, dense rows
         are taken in blocks that fit into the cache.
         """
+        if isinstance(batch, RemoteBatch):
+            loss, penalty = batch.backward(self, network)
+            return self._with_l2(network, loss, penalty)
         noises_loss, sums = self._noises_loss(batch), []
         for rows in _cut(network, _whole(batch)):
             x, y, w, v = rows
@@ -110,13 +116,17 @@ class Objective(nn.Module):
         loss, penalty = (
             functools.reduce(torch.add, each).detach() for each in zip(*sums, strict=True)
         )
+        return self._with_l2(network, loss, penalty)
+
+    def _with_l2(self, network: NoisyNetwork, loss: Tensor, penalty: Tensor) -> Terms:
+        """The terms; the gradient of the L2 penalty is added to the parameters'."""
         with torch.no_grad():
             for layer in network.linears if self.alpha > 0 else ():
                 if layer.weight.grad is not None:  # that of the loss; a frozen weight has none
                     layer.weight.grad.add_(layer.weight, alpha=self.alpha)
             return Terms(loss, penalty, self._l2(network, loss))
 
-    def _noises_loss(self, batch: Batch) -> bool:
+    def _noises_loss(self, batch: Batch | WeightedRows) -> bool:
         """Whether the loss itself is noised: where all rows are labelled, when sampling."""
         return self.method == "sampling" and len(batch.x) == len(batch.y)
 
@@ -132,7 +142,7 @@ class Objective(nn.Module):
     def _sums(
         self,
         network: NoisyNetwork,
-        rows: _Rows,
+        rows: WeightedRows,
         noises_loss: bool,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
@@ -169,7 +179,7 @@ class Objective(nn.Module):
     def mean_curvature(
         self,
         network: NoisyNetwork,
-        batch: Batch,
+        batch: Batch | WeightedRows | RemoteBatch,
         function: Callable[[Tensor], Tensor] = torch.square,
         penalty: bool = False,
     ) -> list[Tensor]:
@@ -187,6 +197,8 @@ class Objective(nn.Module):
         penalty : bool, default=False
             Whether the mean is that of the penalty, over unlabelled rows as well.
         """
+        if isinstance(batch, RemoteBatch):
+            return batch.mean_curvature(self, network, function, penalty)
         n_parts = len(list(network.parameters()))
         totals: list[Tensor] = []
         for rows in _cut(network, _whole(batch)):
@@ -212,7 +224,7 @@ class Objective(nn.Module):
         return 0.5 * self.alpha * squares
 
 
-class _Rows(NamedTuple):
+class WeightedRows(NamedTuple):
     """Rows of a batch and their weights in the loss (labelled ones) and in the penalty (all)."""
 
     x: Matrix
@@ -221,7 +233,9 @@ class _Rows(NamedTuple):
     penalty_weight: Tensor
 
 
-def _whole(batch: Batch) -> _Rows:
+def _whole(batch: Batch | WeightedRows) -> WeightedRows:
+    if isinstance(batch, WeightedRows):
+        return batch
     x, y, weight, share, unlabeled_weight = batch
     n_labeled, n_unlabeled = len(y), len(x) - len(y)
     if weight is None:
@@ -229,16 +243,16 @@ def _whole(batch: Batch) -> _Rows:
     else:
         weight = weight / n_labeled
     if not n_unlabeled:
-        return _Rows(x, y, weight, weight)
+        return WeightedRows(x, y, weight, weight)
     unlabeled = weight.new_full((n_unlabeled,), share * unlabeled_weight / n_unlabeled)
-    return _Rows(x, y, weight, torch.cat([(1 - share) * weight, unlabeled]))
+    return WeightedRows(x, y, weight, torch.cat([(1 - share) * weight, unlabeled]))
 
 
-def _cut(network: NoisyNetwork, rows: _Rows) -> list[_Rows]:
+def _cut(network: NoisyNetwork, rows: WeightedRows) -> list[WeightedRows]:
     """Blocks of dense rows for a network without hidden layers, else the rows as they are."""
     x, *others = rows
     if isinstance(x, SparseMatrix) or len(network.layers) > 1:
         return [rows]
     size = max(x.shape[1], network.linears[0].out_features)
     cut = blocks(len(x), size, in_cache=x.device.type == "cpu")
-    return [_Rows(x[b], *(each[b] for each in others)) for b in cut] if len(cut) > 1 else [rows]
+    return [WeightedRows(x[b], *(each[b] for each in others)) for b in cut] if len(cut) > 1 else [rows]
