@@ -255,7 +255,10 @@ class Rows(torch.utils.data.Dataset[Batch]):
     def total(self, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """The sum over the labelled rows that ``function(y, weight)`` takes."""
         weight = self.weight
-        return function(self.y, self.y.new_ones(len(self)) if weight is None else weight)
+        if weight is None:
+            dtype = torch.from_numpy(np.empty(0, self.features.dtype)).dtype
+            weight = torch.ones(len(self), dtype=dtype, device=self.y.device)
+        return function(self.y, weight)
 
     def feature_scale(self) -> float:
         """Root mean square of the features that are not zero; 1 if that is no finite number."""

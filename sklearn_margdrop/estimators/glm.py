@@ -16,6 +16,7 @@ from sklearn_margdrop.batches import Batch, Features, Host, Rows, blocks
 from sklearn_margdrop.callbacks import FitTasks, GradientStopping, Stopping
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.estimators.coefficients import Coefficients
+from sklearn_margdrop.estimators.dask_data import is_dask, partitioned_rows
 from sklearn_margdrop.families import Family
 from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
@@ -82,6 +83,21 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
                 "follow; set solver to 'sgd' or 'adagrad', or method to 'moments', the "
                 "expectation that sampling estimates."
             )
+
+    def _validate(self, device: torch.device, X: Any, y: Any, *others: Any) -> Any:
+        sample_weight, X_unlabeled, continuing, *_ = others
+        if not is_dask(X, y, sample_weight, X_unlabeled):
+            return super()._validate(device, X, y, *others)
+        if self.solver != "lbfgs":
+            raise ValueError(
+                f"solver={self.solver!r} takes batches, and does not learn from Dask collections: "
+                "set solver='lbfgs', or call partial_fit on one chunk after the other, as "
+                "dask_ml.wrappers.Incremental does."
+            )
+        return partitioned_rows(self, device, X, y, sample_weight, X_unlabeled, continuing)
+
+    def _rows(self, data: Any, *others: Any) -> tuple[Rows, Rows | None]:
+        return (data, None) if isinstance(data, Rows) else super()._rows(data, *others)
 
     def _noise(self) -> dict[int, Noise]:
         strengths = {"retain_rate": self.retain_rate, "noise_std": self.noise_std}
