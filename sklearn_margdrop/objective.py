@@ -255,4 +255,8 @@ def _cut(network: NoisyNetwork, rows: WeightedRows) -> list[WeightedRows]:
         return [rows]
     size = max(x.shape[1], network.linears[0].out_features)
     cut = blocks(len(x), size, in_cache=x.device.type == "cpu")
-    return [WeightedRows(x[b], *(each[b] for each in others)) for b in cut] if len(cut) > 1 else [rows]
+    return (
+        [WeightedRows(x[b], *(each[b] for each in others)) for b in cut]
+        if len(cut) > 1
+        else [rows]
+    )

@@ -94,9 +94,7 @@ class Bundle:
     def total(self, function: bytes) -> np.ndarray:
         """Sums of a function of the labelled rows' targets and weights."""
         call = pickle.loads(function)
-        return np.asarray(
-            sum(call(r.y, r.loss_weight).numpy() for r in self.rows if len(r.y))
-        )
+        return np.asarray(sum(call(r.y, r.loss_weight).numpy() for r in self.rows if len(r.y)))
 
 
 def add(*results: np.ndarray) -> np.ndarray:
@@ -119,9 +117,7 @@ class Bundles(NamedTuple):
         """The sum over the bundles of what a method of theirs returns."""
         if self.client is None:
             return add(*(call(each, method, arguments) for each in self.bundles))
-        parts = self.client.map(
-            call, self.bundles, method=method, arguments=arguments, pure=False
-        )
+        parts = self.client.map(call, self.bundles, method=method, arguments=arguments, pure=False)
         while len(parts) > 1:
             groups = [parts[k : k + _FAN_IN] for k in range(0, len(parts), _FAN_IN)]
             parts = [self.client.submit(add, *group, pure=False) for group in groups]

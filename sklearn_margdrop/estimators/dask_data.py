@@ -82,7 +82,10 @@ def _bundle(parts: list[Part], stub: Any, factors: Any, shares: tuple[float, flo
                 X, code, loss_weight = X[kept], code[kept], loss_weight[kept]
             if not len(code):
                 continue
-            loss_weight, penalty_weight = loss_weight * factors_total(stub), loss_weight * by_weight
+            loss_weight, penalty_weight = (
+                loss_weight * factors_total(stub),
+                loss_weight * by_weight,
+            )
         if isinstance(X, np.ndarray) and not X.flags.writeable:
             X = X.copy()
         features.append(stub._features(X, device))
@@ -127,9 +130,7 @@ def partitioned_rows(
     targets = _aligned(y, len(blocks), lengths, "y")
     weights = _aligned(sample_weight, len(blocks), lengths, "sample_weight")
     check, sketch = dask.delayed(_check, pure=False), dask.delayed(_sketch, pure=False)
-    parts = [
-        check(*block, True, checks) for block in zip(blocks, targets, weights, strict=True)
-    ]
+    parts = [check(*block, True, checks) for block in zip(blocks, targets, weights, strict=True)]
     if X_unlabeled is not None and estimator.unlabeled_discount > 0:
         try:
             validate_data(
@@ -163,7 +164,8 @@ def _assemble(
     if labelled[0].weight is not None:
         positions = codes.astype(int).ravel()
         totals = np.bincount(
-            positions, np.concatenate([each.weight for each in labelled]),
+            positions,
+            np.concatenate([each.weight for each in labelled]),
             minlength=len(estimator.classes_),
         )
         known = estimator._encode_target(estimator.classes_, template.dtype, True, None)
@@ -227,7 +229,9 @@ def _client() -> Any:
 def _blocks(X: Any, name: str) -> list[Any]:
     """Delayed blocks of rows."""
     if not is_dask(X):
-        raise TypeError(f"{name} must be a Dask array or frame where other data are; got {type(X)}.")
+        raise TypeError(
+            f"{name} must be a Dask array or frame where other data are; got {type(X)}."
+        )
     if hasattr(X, "numblocks"):
         if len(X.shape) != 2:
             raise ValueError(f"Expected 2D array, got {len(X.shape)}D array instead: {name}.")
