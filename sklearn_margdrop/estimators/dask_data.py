@@ -1,4 +1,4 @@
-"""From Dask arrays and frames to partitions that know the objective; Dask is imported here alone."""
+"""From Dask arrays and frames to partitions that compute; Dask is imported here alone."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def _blocks(X: Any, name: str) -> list[Any]:
             raise ValueError(f"Expected 2D array, got {len(X.shape)}D array instead: {name}.")
         if X.numblocks[1] > 1:
             X = X.rechunk({1: -1})
-    return [each for each in np.ravel(np.array(X.to_delayed(), dtype=object))]
+    return list(np.ravel(np.array(X.to_delayed(), dtype=object)))
 
 
 def _template(X: Any) -> Any:
@@ -267,7 +267,7 @@ def _aligned(values: Any, n_blocks: int, lengths: list[int] | None, name: str) -
         blocks = list(np.ravel(np.array(values.to_delayed(), dtype=object)))
         if len(blocks) != n_blocks:
             raise ValueError(
-                f"{name} has {len(blocks)} blocks of rows, and X has {n_blocks}: rechunk it like X."
+                f"{name} has {len(blocks)} blocks of rows, X has {n_blocks}: rechunk it like X."
             )
         return blocks
     assert lengths is not None
