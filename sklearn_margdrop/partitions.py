@@ -64,7 +64,9 @@ class Bundle:
         # Kept, as what sparse rows remember is remembered for the noise of one network.
         if spec not in self._engines:
             options, family, method = pickle.loads(spec)
-            self._engines[spec] = NoisyNetwork(**options), Objective(family, method)
+            device = self.features[0].device if self.features else "cpu"
+            network, objective = NoisyNetwork(**options), Objective(family, method)
+            self._engines[spec] = network.to(device), objective.to(device)
         network, objective = self._engines[spec]
         start = 0
         with torch.no_grad():
@@ -79,22 +81,24 @@ class Bundle:
         network, objective = self._engine(spec, vector)
         with torch.enable_grad():
             terms = [objective.backward(network, rows) for rows in self.rows]
-        sums = [sum(t.loss for t in terms), sum(t.penalty for t in terms)]
-        grads = [p.grad.reshape(-1) for p in network.parameters() if p.grad is not None]
-        return torch.cat([torch.stack(sums), *grads]).numpy()
+        start = torch.from_numpy(vector).new_zeros(2)
+        sums = sum((torch.stack([t.loss, t.penalty]).cpu() for t in terms), start)
+        grads = [p.grad.reshape(-1).cpu() for p in network.parameters() if p.grad is not None]
+        return torch.cat([sums, *grads]).numpy()
 
     def curvature(self, spec: bytes, vector: np.ndarray, options: bytes) -> np.ndarray:
         """The same of :meth:`Objective.mean_curvature`."""
         network, objective = self._engine(spec, vector)
         function, penalty = pickle.loads(options)
         parts = (objective.mean_curvature(network, r, function, penalty) for r in self.rows)
-        flat = [torch.cat([each.reshape(-1) for each in part]) for part in parts]
-        return torch.stack(flat).sum(0).numpy()
+        flat = (torch.cat([each.reshape(-1).cpu() for each in part]) for part in parts)
+        return sum(flat, torch.zeros_like(torch.from_numpy(vector))).numpy()
 
     def total(self, function: bytes) -> np.ndarray:
         """Sums of a function of the labelled rows' targets and weights."""
         call = pickle.loads(function)
-        return np.asarray(sum(call(r.y, r.loss_weight).numpy() for r in self.rows if len(r.y)))
+        parts = [call(r.y, r.loss_weight).cpu().numpy() for r in self.rows if len(r.y)]
+        return np.asarray(sum(parts))
 
 
 def add(*results: np.ndarray) -> np.ndarray:

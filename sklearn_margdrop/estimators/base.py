@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from sklearn_margdrop.batches import Features, Host, Rows
 from sklearn_margdrop.callbacks import FitTasks
 from sklearn_margdrop.csr import MatrixLike
+from sklearn_margdrop.estimators.dask_data import is_dask
 from sklearn_margdrop.estimators.export import ExportMixin
 from sklearn_margdrop.estimators.html import DiagramMixin
 from sklearn_margdrop.networks import NoisyNetwork
@@ -38,6 +39,18 @@ from sklearn_margdrop.validation import (
 _OUT_OF_MEMORY = (
     "The GPU ran out of memory. Run fewer fits on it at a time (n_jobs), lower batch_size (where "
     "the solver takes batches), or set device='cpu'. {}"
+)
+
+_FITS_NO_DASK = (
+    "Only generalised linear models with solver='lbfgs' are fitted to Dask collections. Others "
+    "learn from them by partial_fit, chunk by chunk: dask_ml.wrappers.Incremental(model).fit(X, "
+    "y), with classes=... for a classifier. Data that fit into memory can be passed as "
+    "X.compute()."
+)
+_PREDICTS_NO_DASK = (
+    "X is a Dask collection, and predictions are made of arrays: use "
+    "dask_ml.wrappers.ParallelPostFit(model), which has predict, predict_proba and score, or "
+    "X.map_blocks(model.predict, drop_axis=1)."
 )
 
 #: Attributes of which a fitted estimator has one.
@@ -281,6 +294,8 @@ class BaseMarginalizedEstimator(
         classes: ArrayLike | None,
     ) -> Data:
         """The data as the training takes them; raises where they are invalid."""
+        if is_dask(X, y, sample_weight, X_unlabeled):
+            raise TypeError(_FITS_NO_DASK)
         dtype: Any = self._dtype() if continuing else [np.float64, np.float32]
         if device.type == "mps":
             dtype = np.float32
@@ -324,6 +339,8 @@ class BaseMarginalizedEstimator(
     def _check_rows(self, X: MatrixLike) -> Any:
         """`X` as the fitted model takes it; CSR where it is sparse (or CSC, if it stays so)."""
         check_is_fitted(self)
+        if is_dask(X):
+            raise TypeError(_PREDICTS_NO_DASK)
         kinds = ["csr", "csc"] if self._keeps_sparse else "csr"
         return validate_data(
             self, X, reset=False, accept_sparse=kinds, dtype=self._dtype(), order="C"

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from sklearn.base import is_classifier
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import validate_data
 
@@ -38,6 +39,14 @@ class Sketch(NamedTuple):
     total: float
 
 
+class Scales(NamedTuple):
+    """Of the weights: labelled rows in the loss and in the penalty, unlabelled ones in it."""
+
+    loss: float
+    penalty: float
+    unlabeled: float
+
+
 def _check(X: Any, y: Any, weight: Any, labelled: bool, checks: dict[str, Any]) -> Part:
     X = check_array(X, ensure_min_samples=0, **checks)
     if not labelled:
@@ -61,47 +70,39 @@ def _sketch(part: Part, labels: bool) -> Sketch:
     return Sketch(len(y), stored, seen, np.bincount(codes.ravel(), weight), weight.sum())
 
 
-def _bundle(parts: list[Part], stub: Any, factors: Any, shares: tuple[float, float]) -> Bundle:
-    """The checked partitions, encoded, with weights that sum to one over all of them."""
+def _bundle(
+    parts: list[Part], encoder: Any, no_target: np.ndarray, factors: np.ndarray, scales: Scales
+) -> Bundle:
+    """The checked partitions, encoded, with weights that sum to one over all of them.
+
+    The encoder is an estimator that knows the target, `factors` the weights of the classes.
+    """
     features, targets, weights = [], [], []
-    by_weight, by_row = shares  # of the penalty: labelled and unlabelled rows
-    device = check_device(stub.device)
+    device = check_device(encoder.device)
     for X, y, weight in parts:
-        if not X.shape[0]:
-            continue
         dtype = X.dtype
         if y is None:
-            code = stub._encode_target(stub._example, dtype, True, None)[:0]
-            loss_weight, penalty_weight = np.zeros(0), np.full(X.shape[0], by_row)
+            code, in_loss = no_target, np.zeros(0)
+            in_penalty = np.full(X.shape[0], scales.unlabeled)
         else:
-            code = stub._encode_target(y, dtype, True, None)
-            factor = factors if np.ndim(factors) == 0 else factors[code.astype(int).ravel()]
-            loss_weight = weight * factor
-            kept = loss_weight > 0
+            kept = weight > 0
             if not kept.all():
-                X, code, loss_weight = X[kept], code[kept], loss_weight[kept]
-            if not len(code):
-                continue
-            loss_weight, penalty_weight = (
-                loss_weight * factors_total(stub),
-                loss_weight * by_weight,
-            )
+                X, y, weight = X[kept], y[kept], weight[kept]
+            code = encoder._encode_target(y, dtype, True, None) if len(y) else no_target
+            if factors.ndim:
+                weight = weight * factors[code.astype(int).ravel()]
+            in_loss, in_penalty = weight * scales.loss, weight * scales.penalty
+        if not X.shape[0]:
+            continue
         if isinstance(X, np.ndarray) and not X.flags.writeable:
             X = X.copy()
-        features.append(stub._features(X, device))
+        features.append(encoder._features(X, device))
         targets.append(to_tensor(code, device))
-        weights.append(
-            (
-                to_tensor(loss_weight.astype(dtype), device),
-                to_tensor(penalty_weight.astype(dtype), device),
-            )
+        loss_weight, penalty_weight = (
+            to_tensor(each.astype(dtype), device) for each in (in_loss, in_penalty)
         )
+        weights.append((loss_weight, penalty_weight))
     return Bundle(features, targets, weights)
-
-
-def factors_total(stub: Any) -> float:
-    """One over the total weight of the labelled rows."""
-    return float(stub._per_weight)
 
 
 def partitioned_rows(
@@ -120,7 +121,7 @@ def partitioned_rows(
     if device.type == "mps":
         dtype = np.float32
     checks = {"accept_sparse": "csr", "dtype": dtype, "order": "C"}
-    labels = hasattr(estimator, "predict_proba")
+    labels = is_classifier(estimator)
     blocks = _blocks(X, "X")
     template = validate_data(
         estimator, _template(X), reset=not continuing, ensure_min_samples=0, **checks
@@ -160,7 +161,7 @@ def _assemble(
         raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
     seen = np.concatenate([each.y for each in labelled])
     codes = estimator._encode_target(seen, template.dtype, continuing, None)
-    total, factors = sum(each.total for each in labelled), 1.0
+    total, factors = sum(each.total for each in labelled), np.ones(())
     if labelled[0].weight is not None:
         positions = codes.astype(int).ravel()
         totals = np.bincount(
@@ -176,13 +177,11 @@ def _assemble(
     n_unlabeled = sum(each.n_rows for each in sketches[n_labelled:])
     mass = estimator.unlabeled_discount * n_unlabeled
     share = mass / (mass + total)
-    stub = type(estimator)(**estimator.get_params(deep=False))
-    for name in ("classes_", "n_outputs_"):
-        if hasattr(estimator, name):
-            setattr(stub, name, getattr(estimator, name))
-    stub._example, stub._per_weight = seen, 1 / total
-    shares = ((1 - share) / total, share / max(n_unlabeled, 1))
-    arguments = (stub, factors, shares)
+    encoder = type(estimator)(**estimator.get_params(deep=False))
+    for name in {"classes_", "n_outputs_"} & vars(estimator).keys():
+        setattr(encoder, name, getattr(estimator, name))
+    scales = Scales(1 / total, (1 - share) / total, share / max(n_unlabeled, 1))
+    arguments = (encoder, codes[:0], factors, scales)
     if client is None:
         import dask
 

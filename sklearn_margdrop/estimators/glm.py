@@ -86,13 +86,12 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
 
     def _validate(self, device: torch.device, X: Any, y: Any, *others: Any) -> Any:
         sample_weight, X_unlabeled, continuing, *_ = others
-        if not is_dask(X, y, sample_weight, X_unlabeled):
+        if self.solver != "lbfgs" or not is_dask(X, y, sample_weight, X_unlabeled):
             return super()._validate(device, X, y, *others)
-        if self.solver != "lbfgs":
+        if getattr(self, "checkpoint", None) is not None:
             raise ValueError(
-                f"solver={self.solver!r} takes batches, and does not learn from Dask collections: "
-                "set solver='lbfgs', or call partial_fit on one chunk after the other, as "
-                "dask_ml.wrappers.Incremental does."
+                "A fit on Dask collections writes no checkpoint: set checkpoint=None. A worker "
+                "that is lost costs no more than the partitions that it held."
             )
         return partitioned_rows(self, device, X, y, sample_weight, X_unlabeled, continuing)
 
