@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,7 +126,13 @@ class Bundles(NamedTuple):
         while len(parts) > 1:
             groups = [parts[k : k + _FAN_IN] for k in range(0, len(parts), _FAN_IN)]
             parts = [self.client.submit(add, *group, pure=False) for group in groups]
-        return np.array(parts[0].result())
+        try:
+            return np.array(parts[0].result())
+        except CancelledError as error:
+            raise RuntimeError(
+                "Rows were lost with a worker, and the cluster cannot compute them again. Make "
+                "the collection from files or functions, not from client.scatter or futures."
+            ) from error
 
 
 class PartitionedBatch(RemoteBatch):

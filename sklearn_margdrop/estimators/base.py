@@ -50,7 +50,7 @@ _FITS_NO_DASK = (
 _PREDICTS_NO_DASK = (
     "X is a Dask collection, and predictions are made of arrays: use "
     "dask_ml.wrappers.ParallelPostFit(model), which has predict, predict_proba and score, or "
-    "X.map_blocks(model.predict, drop_axis=1)."
+    "X.map_blocks(model.predict, drop_axis=1, dtype=float)."
 )
 
 #: Attributes of which a fitted estimator has one.

@@ -48,14 +48,14 @@ class Scales(NamedTuple):
 
 
 def _check(X: Any, y: Any, weight: Any, labelled: bool, checks: dict[str, Any]) -> Part:
-    X = check_array(X, ensure_min_samples=0, **checks)
+    X = check_array(X, ensure_min_samples=0, input_name="X", **checks)
     if not labelled:
         return Part(X, None, None)
     y = np.asarray(y)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     check_consistent_length(X, y, weight)
-    weight = check_weights(weight, X) if len(y) else np.zeros(0)
+    weight = check_weights(weight, X, allow_zeros=True) if len(y) else np.zeros(0)
     return Part(X, y, weight)
 
 
@@ -133,13 +133,14 @@ def partitioned_rows(
     check, sketch = dask.delayed(_check, pure=False), dask.delayed(_sketch, pure=False)
     parts = [check(*block, True, checks) for block in zip(blocks, targets, weights, strict=True)]
     if X_unlabeled is not None and estimator.unlabeled_discount > 0:
+        unlabeled = _blocks(X_unlabeled, "X_unlabeled")
         try:
             validate_data(
                 estimator, _template(X_unlabeled), reset=False, ensure_min_samples=0, **checks
             )
         except ValueError as error:
             raise ValueError(f"X_unlabeled is not like X: {error}") from error
-        parts += [check(b, None, None, False, checks) for b in _blocks(X_unlabeled, "X_unlabeled")]
+        parts += [check(block, None, None, False, checks) for block in unlabeled]
     client = _client()
     parts = list(dask.persist(*parts))
     sketches = dask.compute(*(sketch(part, labels) for part in parts))
@@ -172,8 +173,8 @@ def _assemble(
         known = estimator._encode_target(estimator.classes_, template.dtype, True, None)
         factors = estimator._target_weight(known, totals, False) * np.ones(len(totals))
         total = float(totals @ factors)
-    if not total > 0:
-        raise ValueError("sample_weight leaves no row with a positive weight.")
+    if not 0 < total < np.inf:
+        raise ValueError(f"The total of sample_weight must be positive and finite; got {total}.")
     n_unlabeled = sum(each.n_rows for each in sketches[n_labelled:])
     mass = estimator.unlabeled_discount * n_unlabeled
     share = mass / (mass + total)
