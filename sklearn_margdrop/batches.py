@@ -7,7 +7,8 @@ data stay where they are. Sparse batches are made dense, never the whole, or not
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -79,6 +80,22 @@ def is_mapped(X: object) -> bool:
     while isinstance(X, np.ndarray):
         X = X.base
     return isinstance(X, mmap.mmap)
+
+
+class RemoteBatch(ABC):
+    """Rows that lie elsewhere and compute their part of the objective there."""
+
+    y: Tensor
+
+    @abstractmethod
+    def backward(self, objective: Any, network: Any) -> tuple[Tensor, Tensor]:
+        """Loss and penalty; their gradient is added to that of the parameters."""
+
+    @abstractmethod
+    def mean_curvature(
+        self, objective: Any, network: Any, function: Callable[[Tensor], Tensor], penalty: bool
+    ) -> list[Tensor]:
+        """See :meth:`Objective.mean_curvature`."""
 
 
 class Features:
@@ -302,6 +319,14 @@ class Rows(torch.utils.data.Dataset[Batch]):
             for block in blocks(*rows.shape):
                 x[block] = rows[block]
         return Batch(x, self.y, self.weight, self.unlabeled_share, self.unlabeled_weight)
+
+    def total(self, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The sum over the labelled rows that ``function(y, weight)`` takes."""
+        weight = self.weight
+        if weight is None:
+            dtype = torch.from_numpy(np.empty(0, self.features.dtype)).dtype
+            weight = torch.ones(len(self), dtype=dtype, device=self.y.device)
+        return function(self.y, weight)
 
     def feature_scale(self) -> float:
         """Root mean square of the features that are not zero; 1 if that is no finite number."""

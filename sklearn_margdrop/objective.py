@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_margdrop.backprop import backpropagate, is_known
-from sklearn_margdrop.batches import Batch, blocks
+from sklearn_margdrop.batches import Batch, RemoteBatch, blocks
 from sklearn_margdrop.families import Family
 from sklearn_margdrop.memory import slice_length
 from sklearn_margdrop.networks import NoisyNetwork, apply_elementwise
@@ -98,7 +98,10 @@ class Objective(nn.Module):
         return Terms(loss, penalty, self._l2(network, loss))
 
     def backward(
-        self, network: NoisyNetwork, batch: Batch, generator: torch.Generator | None = None
+        self,
+        network: NoisyNetwork,
+        batch: Batch | WeightedRows | RemoteBatch,
+        generator: torch.Generator | None = None,
     ) -> Terms:
         """The terms on one batch; the gradient of their sum is added to the parameters'.
 
@@ -106,6 +109,9 @@ class Objective(nn.Module):
         are taken in blocks that fit into the cache; `"quadratic"` takes them in slices whose
         pulled back rows of the curvature fit into the memory.
         """
+        if isinstance(batch, RemoteBatch):
+            loss, penalty = batch.backward(self, network)
+            return self._with_l2(network, loss, penalty)
         noises_loss, sums = self._noises_loss(batch), []
         for rows in self._slices(network, _whole(batch), generator):
             x, y, w, v, _ = rows
@@ -118,6 +124,10 @@ class Objective(nn.Module):
         loss, penalty = (
             functools.reduce(torch.add, each).detach() for each in zip(*sums, strict=True)
         )
+        return self._with_l2(network, loss, penalty)
+
+    def _with_l2(self, network: NoisyNetwork, loss: Tensor, penalty: Tensor) -> Terms:
+        """The terms; the gradient of the L2 penalty is added to the parameters'."""
         with torch.no_grad():
             for layer in network.linears if self.alpha > 0 else ():
                 if layer.weight.grad is not None:  # that of the loss; a frozen weight has none
@@ -125,8 +135,8 @@ class Objective(nn.Module):
             return Terms(loss, penalty, self._l2(network, loss))
 
     def _slices(
-        self, network: NoisyNetwork, rows: _Rows, generator: torch.Generator | None
-    ) -> Iterable[_Rows]:
+        self, network: NoisyNetwork, rows: WeightedRows, generator: torch.Generator | None
+    ) -> Iterable[WeightedRows]:
         x, last = rows.x, len(network.layers) - 1
         if self.method != "quadratic" or not network.noise or min(network.noise) == last:
             return _cut(network, rows)
@@ -141,7 +151,7 @@ class Objective(nn.Module):
         size = slice_length(len(x), n_pulled * pulled_width(weights), output.weight)
         return (rows.at(slice(start, start + size)) for start in range(0, len(x), size))
 
-    def _noises_loss(self, batch: Batch) -> bool:
+    def _noises_loss(self, batch: Batch | WeightedRows) -> bool:
         """Whether the loss itself is noised: where all rows are labelled, when sampling."""
         return self.method == "sampling" and len(batch.x) == len(batch.y)
 
@@ -157,7 +167,7 @@ class Objective(nn.Module):
     def _sums(
         self,
         network: NoisyNetwork,
-        rows: _Rows,
+        rows: WeightedRows,
         noises_loss: bool,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
@@ -202,7 +212,7 @@ class Objective(nn.Module):
     def mean_curvature(
         self,
         network: NoisyNetwork,
-        batch: Batch,
+        batch: Batch | WeightedRows | RemoteBatch,
         function: Callable[[Tensor], Tensor] = torch.square,
         penalty: bool = False,
     ) -> list[Tensor]:
@@ -220,6 +230,8 @@ class Objective(nn.Module):
         penalty : bool, default=False
             Whether the mean is that of the penalty, over unlabelled rows as well.
         """
+        if isinstance(batch, RemoteBatch):
+            return batch.mean_curvature(self, network, function, penalty)
         n_parts = len(list(network.parameters()))
         totals: list[Tensor] = []
         for rows in _cut(network, _whole(batch)):
@@ -245,7 +257,7 @@ class Objective(nn.Module):
         return 0.5 * self.alpha * squares
 
 
-class _Rows(NamedTuple):
+class WeightedRows(NamedTuple):
     """Rows of a batch and their weights in the loss (labelled ones) and in the penalty (all)."""
 
     x: Matrix
@@ -254,14 +266,16 @@ class _Rows(NamedTuple):
     penalty_weight: Tensor
     probes: Tensor | None = None  # where they are drawn already
 
-    def at(self, index: slice) -> _Rows:
+    def at(self, index: slice) -> WeightedRows:
         x, y, loss_weight, penalty_weight = cast("tuple[Tensor, ...]", self[:4])
         probes = None if self.probes is None else self.probes[index]
         # Of the labelled rows, which come first, there may be none.
-        return _Rows(x[index], y[index], loss_weight[index], penalty_weight[index], probes)
+        return WeightedRows(x[index], y[index], loss_weight[index], penalty_weight[index], probes)
 
 
-def _whole(batch: Batch) -> _Rows:
+def _whole(batch: Batch | WeightedRows) -> WeightedRows:
+    if isinstance(batch, WeightedRows):
+        return batch
     x, y, weight, share, unlabeled_weight = batch
     n_labeled, n_unlabeled = len(y), len(x) - len(y)
     if weight is None:
@@ -269,12 +283,12 @@ def _whole(batch: Batch) -> _Rows:
     else:
         weight = weight / n_labeled
     if not n_unlabeled:
-        return _Rows(x, y, weight, weight)
+        return WeightedRows(x, y, weight, weight)
     unlabeled = weight.new_full((n_unlabeled,), share * unlabeled_weight / n_unlabeled)
-    return _Rows(x, y, weight, torch.cat([(1 - share) * weight, unlabeled]))
+    return WeightedRows(x, y, weight, torch.cat([(1 - share) * weight, unlabeled]))
 
 
-def _cut(network: NoisyNetwork, rows: _Rows) -> Iterable[_Rows]:
+def _cut(network: NoisyNetwork, rows: WeightedRows) -> Iterable[WeightedRows]:
     """Blocks of dense rows for a network without hidden layers, else the rows as they are."""
     x = rows.x
     if isinstance(x, SparseMatrix) or len(network.layers) > 1:

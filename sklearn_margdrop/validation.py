@@ -268,10 +268,16 @@ def check_finite(values: torch.Tensor, what: str = "Predictions") -> torch.Tenso
     return values
 
 
-def check_weights(sample_weight: ArrayLike | None, X: Any) -> np.ndarray:
-    """Non-negative float64 weights of shape (n_samples,), ones for None."""
+def check_weights(
+    sample_weight: ArrayLike | None, X: Any, allow_zeros: bool = False
+) -> np.ndarray:
+    """Non-negative float64 weights of shape (n_samples,), ones for None; not all may be zero."""
     weight: np.ndarray = _check_sample_weight(
-        sample_weight, X, dtype=np.float64, ensure_non_negative=True
+        sample_weight,
+        X,
+        dtype=np.float64,
+        ensure_non_negative=True,
+        allow_all_zero_weights=allow_zeros,
     )
     if not np.isfinite(float(weight.max()) * len(weight)):
         raise ValueError("sample_weight is too large: its sum overflows. Divide it by its mean.")

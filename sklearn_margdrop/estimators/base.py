@@ -25,6 +25,7 @@ from sklearn_margdrop.batches import Features, Host, Rows, is_mapped
 from sklearn_margdrop.callbacks import FitTasks
 from sklearn_margdrop.checkpoints import Checkpoints
 from sklearn_margdrop.csr import MatrixLike
+from sklearn_margdrop.estimators.dask_data import is_dask
 from sklearn_margdrop.estimators.export import ExportMixin
 from sklearn_margdrop.estimators.html import DiagramMixin
 from sklearn_margdrop.fingerprint import describe, digest
@@ -46,6 +47,18 @@ MOST_FLOAT32_WEIGHT = 1e16
 
 #: Parameters that may change before a fit goes on from its checkpoint.
 _MAY_CHANGE = {"checkpoint", "max_iter", "random_state", "verbose", "warm_start"}
+
+_FITS_NO_DASK = (
+    "Only generalised linear models with solver='lbfgs' are fitted to Dask collections. Others "
+    "learn from them by partial_fit, chunk by chunk: dask_ml.wrappers.Incremental(model).fit(X, "
+    "y), with classes=... for a classifier. Data that fit into memory can be passed as "
+    "X.compute()."
+)
+_PREDICTS_NO_DASK = (
+    "X is a Dask collection, and predictions are made of arrays: use "
+    "dask_ml.wrappers.ParallelPostFit(model), which has predict, predict_proba and score, or "
+    "X.map_blocks(model.predict, drop_axis=1, dtype=float)."
+)
 
 #: Attributes of which a fitted estimator has one.
 _FITTED = {"net_", "coef_"}
@@ -265,6 +278,11 @@ class BaseMarginalizedEstimator(
         """What keeps the state of the fit, and has it if the fit was begun before."""
         if self.checkpoint is None:
             return nullcontext()
+        if not isinstance(data, Data):
+            raise ValueError(
+                "checkpoint needs data in memory or in a memory map, to tell them from others, "
+                "and X is a Dask collection: set checkpoint=None."
+            )
         parameters = self.get_params(deep=False)
         identity = {name: describe(parameters[name]) for name in parameters.keys() - _MAY_CHANGE}
         identity["class"] = describe(type(self))
@@ -344,6 +362,8 @@ class BaseMarginalizedEstimator(
         classes: ArrayLike | None,
     ) -> Data:
         """The data as the training takes them; raises where they are invalid."""
+        if is_dask(X, y, sample_weight, X_unlabeled):
+            raise TypeError(_FITS_NO_DASK)
         dtype: Any = self._dtype() if continuing else [np.float64, np.float32]
         if device.type == "mps":
             dtype = np.float32
@@ -398,6 +418,8 @@ class BaseMarginalizedEstimator(
         What is mapped into memory has the dtype and the order that it has on disk.
         """
         check_is_fitted(self)
+        if is_dask(X):
+            raise TypeError(_PREDICTS_NO_DASK)
         kinds = ["csr", "csc"] if self._keeps_sparse else "csr"
         conversion = _conversion(X, self._dtype())
         return validate_data(self, X, reset=False, accept_sparse=kinds, **conversion)

@@ -17,6 +17,7 @@ from sklearn_margdrop.callbacks import FitTasks, GradientStopping, Stopping
 from sklearn_margdrop.checkpoints import Checkpoints
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.estimators.coefficients import Coefficients
+from sklearn_margdrop.estimators.dask_data import is_dask, partitioned_rows
 from sklearn_margdrop.families import Family
 from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
@@ -84,6 +85,20 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
                 "follow; set solver to 'sgd' or 'adagrad', or method to 'moments', the "
                 "expectation that sampling estimates."
             )
+
+    def _validate(self, device: torch.device, X: Any, y: Any, *others: Any) -> Any:
+        sample_weight, X_unlabeled, continuing, *_ = others
+        if self.solver != "lbfgs" or not is_dask(X, y, sample_weight, X_unlabeled):
+            return super()._validate(device, X, y, *others)
+        if getattr(self, "checkpoint", None) is not None:
+            raise ValueError(
+                "A fit on Dask collections writes no checkpoint: set checkpoint=None. A worker "
+                "that is lost costs no more than the partitions that it held."
+            )
+        return partitioned_rows(self, device, X, y, sample_weight, X_unlabeled, continuing)
+
+    def _rows(self, data: Any, *others: Any) -> tuple[Rows, Rows | None]:
+        return (data, None) if isinstance(data, Rows) else super()._rows(data, *others)
 
     def _noise(self) -> dict[int, Noise]:
         strengths = {"retain_rate": self.retain_rate, "noise_std": self.noise_std}

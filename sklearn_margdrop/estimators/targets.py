@@ -78,9 +78,7 @@ class LabelTarget(ClassifierMixin):
         return 1.0
 
     def _shares(self, rows: Rows) -> Tensor:
-        weight = torch.ones_like(rows.y.ravel()) if rows.weight is None else rows.weight
-        codes = rows.y.long().ravel()
-        counts = torch.bincount(codes, weights=weight, minlength=len(self.classes_))
+        counts = rows.total(partial(_class_totals, len(self.classes_)))
         return counts / counts.sum()
 
     def _mean_target(self, rows: Rows, incremental: bool) -> Tensor:
@@ -195,8 +193,7 @@ class NumberTarget(RegressorMixin):
 
     def _mean_target(self, rows: Rows, incremental: bool) -> Tensor:
         """The mean of each column, in the range of the family's means."""
-        weight = torch.ones_like(rows.y[:, 0]) if rows.weight is None else rows.weight
-        mean = (weight / weight.sum()) @ rows.y
+        mean = _mean(rows)
         mean = mean.clamp_max(self._target_family().highest - 1e-3)
         if self._target_family().lowest < 0:
             return mean
@@ -210,7 +207,10 @@ class NumberTarget(RegressorMixin):
         return 1.0 if bounded else (2 * self._loss_unit(rows)) ** 0.5
 
     def _constant_loss(self, rows: Rows) -> float:
-        return float(_losses_of_the_mean(self._target_family(), rows.y, rows.weight).sum())
+        family, total = self._target_family(), float(rows.total(_total_weight))
+        eta = _link(family, _mean(rows))
+        losses = rows.total(partial(_losses_of, family, eta, total))
+        return float(losses.where((rows.y != rows.y[0]).any(0), 0.0).sum())
 
     def _loss_unit(self, rows: Rows) -> float:
         return self._constant_loss(rows) or 1.0
@@ -295,6 +295,34 @@ def _check_target(y: Any, family: Family, dtype: DTypeLike) -> np.ndarray:
     return target
 
 
+def _class_totals(n_classes: int, y: Tensor, weight: Tensor) -> Tensor:
+    return torch.bincount(y.long().ravel(), weights=weight, minlength=n_classes)
+
+
+def _total_weight(y: Tensor, weight: Tensor) -> Tensor:
+    return weight.sum()
+
+
+def _weighted_sum(total: float, y: Tensor, weight: Tensor) -> Tensor:
+    return (weight / total) @ y
+
+
+def _losses_of(family: Family, eta: Tensor, total: float, y: Tensor, weight: Tensor) -> Tensor:
+    columns = zip(eta.expand_as(y).T.unsqueeze(-1), y.T.unsqueeze(-1), strict=True)
+    losses = torch.stack([family.loss(*column) for column in columns])
+    return losses @ (weight / total).to(losses)
+
+
+def _mean(rows: Rows) -> Tensor:
+    """The weighted mean of each column."""
+    return rows.total(partial(_weighted_sum, float(rows.total(_total_weight))))
+
+
+def _link(family: Family, mean: Tensor) -> Tensor:
+    tiny = torch.finfo(mean.dtype).tiny
+    return family.link(mean.clamp_min(tiny) if family.lowest == 0 else mean)
+
+
 def _losses_by_column(family: Family, eta: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
     """Mean half deviance of each column of `y`."""
     columns = zip(eta.T.unsqueeze(-1), y.T.unsqueeze(-1), strict=True)
@@ -305,8 +333,7 @@ def _losses_by_column(family: Family, eta: Tensor, y: Tensor, weight: Tensor | N
 def _losses_of_the_mean(family: Family, y: Tensor, weight: Tensor | None) -> Tensor:
     """The same for a constant prediction of each column's mean; 0 for a constant column."""
     weight = torch.ones_like(y[:, 0]) if weight is None else weight.to(y)
-    mean = (weight / weight.sum()) @ y
-    eta = family.link(mean.clamp_min(torch.finfo(y.dtype).tiny) if family.lowest == 0 else mean)
+    eta = _link(family, (weight / weight.sum()) @ y)
     losses = _losses_by_column(family, eta.expand_as(y), y, weight)
     return losses.where((y != y[0]).any(0), 0.0)
 
