@@ -278,11 +278,6 @@ class BaseMarginalizedEstimator(
         """What keeps the state of the fit, and has it if the fit was begun before."""
         if self.checkpoint is None:
             return nullcontext()
-        if not isinstance(data, Data):
-            raise ValueError(
-                "checkpoint needs data in memory or in a memory map, to tell them from others, "
-                "and X is a Dask collection: set checkpoint=None."
-            )
         parameters = self.get_params(deep=False)
         identity = {name: describe(parameters[name]) for name in parameters.keys() - _MAY_CHANGE}
         identity["class"] = describe(type(self))
