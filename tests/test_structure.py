@@ -35,6 +35,7 @@ LEVELS = {
     "prediction": 6,
     "saving": 6,
     "training": 7,
+    "data_parallel": 8,
     "estimators.export": 8,
     "estimators.html": 8,
     "estimators.coefficients": 8,
@@ -63,7 +64,7 @@ LEVELS = {
 KNOWN_TO = {
     "sklearn": {"validation"}
     | {name for name in LEVELS if name.startswith(("estimators.", "inspection."))},
-    "skorch": {"callbacks", "prediction", "saving", "training"},
+    "skorch": {"callbacks", "data_parallel", "prediction", "saving", "training"},
 }
 
 

@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from sklearn_margdrop.batches import Features, Host, Rows
 from sklearn_margdrop.callbacks import FitTasks
 from sklearn_margdrop.csr import MatrixLike
+from sklearn_margdrop.data_parallel import check_accelerator, is_main_process, shared_seed
 from sklearn_margdrop.estimators.export import ExportMixin
 from sklearn_margdrop.estimators.html import DiagramMixin
 from sklearn_margdrop.networks import NoisyNetwork
@@ -69,6 +70,7 @@ class BaseMarginalizedEstimator(
     loss_curve_: list[float]
     net_: MarginalizedNet
     max_iter: int
+    accelerator: Any = None  # a parameter of the networks alone
 
     _parameter_constraints: dict[str, Any] = {
         "noise": "no_validation",  # validation.py knows what is registered
@@ -181,8 +183,8 @@ class BaseMarginalizedEstimator(
         before = vars(self).copy()
         data = rows = valid = net = watcher = None
         try:
-            random_state = fresh_random_state(self.random_state)
-            device = check_device(self.device)
+            device = check_device(check_accelerator(self.accelerator, self.device))
+            random_state = fresh_random_state(shared_seed(self.accelerator, self.random_state))
             self._check_parameters()
             data = self._validate(
                 device, X, y, sample_weight, X_unlabeled, continuing, incremental, classes
@@ -209,7 +211,8 @@ class BaseMarginalizedEstimator(
             self._store(net, rows, incremental)
             if task is not None and watcher is not None:
                 task.call_on_fit_task_end(estimator=self, reconstruction_attributes={}, **shown)
-            self._warn(net, incremental, rows)
+            if is_main_process(self.accelerator):
+                self._warn(net, incremental, rows)
             return self
         finally:
             del data, rows, valid, net, watcher

@@ -23,6 +23,7 @@ from sklearn_margdrop.callbacks import (
     check_validation,
 )
 from sklearn_margdrop.csr import MatrixLike
+from sklearn_margdrop.data_parallel import alone, parallel
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.estimators.pretraining import pretrain
 from sklearn_margdrop.export import Layers
@@ -76,6 +77,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         "shuffle": ["boolean"],
         "pretrainer": [HasMethods(["fit", "get_params"]), None],
         "callbacks": [list, tuple, None],
+        "accelerator": [HasMethods(["reduce", "wait_for_everyone"]), None],
     }
 
     def _partial_fit(
@@ -121,7 +123,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         if not continuing or net.module__activation != self.net_.module__activation:
             net.find_centres(rows)
         net.train(rows, valid, 1 if incremental else self.max_iter, watcher)
-        return net
+        return alone(net)
 
     def _split(
         self, index: np.ndarray, y: np.ndarray, random_state: np.random.RandomState
@@ -177,7 +179,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             "adam": {"optimizer": torch.optim.Adam},
             "sgd": {"optimizer": torch.optim.SGD, "optimizer__momentum": self.momentum},
         }[self.solver]
-        net: MarginalizedNet = self._net(
+        net: MarginalizedNet = parallel(self._net, self.accelerator)(
             module__layer_sizes=(n_features, *hidden, n_outputs),
             module__activation=self.activation,
             module__noise=noise,
@@ -251,6 +253,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
 
     def _attributes(self, net: MarginalizedNet) -> dict[str, Any]:
         # What is made of it is not to follow the training.
+        net = alone(net)
         still = type(net).__new__(type(net))
         still.__dict__.update(vars(net) | {"module_": copy.deepcopy(net.module_)})
         return {"net_": still}
@@ -271,6 +274,17 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     def _linear_predictor(self, X: MatrixLike) -> Tensor:
         X = self._check_rows(X)
         return self.net_.linear_predictor(Features(X, self.net_.device, resident=False))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The processes of this run are nothing that a saved model can count on.
+        state: dict[str, Any] = super().__getstate__()
+        return state | {"accelerator": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        twin = type(self).__new__(type(self))
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        twin.accelerator = self.accelerator
+        return twin
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "net_")
