@@ -34,6 +34,9 @@ _LOST = (
     "kwargs_handlers=[InitProcessGroupKwargs(timeout=...)])."
 )
 
+#: Parameters of the net that are checked by a name of their own, or need not agree.
+_OWN_ENTRIES = {"device", "loss_unit", "module__input_scale", "module__seed", "seed", "verbose"}
+
 
 class _Interrupted(BaseException):
     """Ctrl-C, which skorch would take for the end of the training."""
@@ -228,12 +231,13 @@ class DataParallel(AccelerateMixin):
             name: str(value)
             for name, value in sorted(self.get_params(deep=False).items())
             if isinstance(value, bool | int | float | str | tuple | dict | torch.dtype)
-            and name not in ("device", "verbose", "seed", "module__seed")
+            and name not in _OWN_ENTRIES
         }
-        first = cast("Tensor", rows.take(slice(0, 100)))
+        first = to_array(cast("Tensor", rows.take(slice(0, 100))))
+        scale = repr(self.module_.input_scale)  # of all rows, for adam
         parts = {
             "the number of rows": len(rows),
-            "X (its first rows)": _checksum(first),
+            "X": zlib.crc32(first.tobytes() + scale.encode()),
             "y": _checksum(rows.y),
             "the sample weights": _checksum(rows.weight),
             "the number of unlabelled rows": len(rows.unlabeled or ()),
