@@ -145,7 +145,7 @@ class DataParallel(AccelerateMixin):
     process alone. What it does for autograd (wrap the module, divide a `DataLoader`) is not used.
     """
 
-    _local_generator: torch.Generator
+    _local_generator: torch.Generator | None = None
 
     @property
     def _part(self) -> tuple[int, int]:
