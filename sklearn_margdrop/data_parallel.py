@@ -107,13 +107,13 @@ def shared_seed(accelerator: Any, random_state: S) -> S | int:
     """`random_state`; of None, a seed that the main process draws for all."""
     if accelerator is None or accelerator.num_processes == 1 or random_state is not None:
         return random_state
-    seed = int(np.random.SeedSequence().generate_state(1)[0]) if is_main_process(accelerator) else 0
+    seed = (
+        int(np.random.SeedSequence().generate_state(1)[0]) if is_main_process(accelerator) else 0
+    )
     return int(_add_up(accelerator, torch.tensor([seed], device=accelerator.device)))
 
 
-def parallel(
-    net_class: type[MarginalizedNet], accelerator: Any
-) -> Callable[..., MarginalizedNet]:
+def parallel(net_class: type[MarginalizedNet], accelerator: Any) -> Callable[..., MarginalizedNet]:
     """What makes a net of this class that trains on all processes, if there are several."""
     if accelerator is None or accelerator.num_processes == 1:
         return net_class

@@ -419,6 +419,26 @@ def test_a_process_that_fails_leaves_the_others_with_an_error(found, failure):
     assert found[1][failure] is None if own is None else found[1][failure][0] == own
 
 
+def test_the_example_as_the_page_launches_it():
+    """Two processes come to the objective that one comes to."""
+    script = str(ROOT / "examples" / "data_parallel.py")
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launcher += ["--main_process_port", free_ports(1)[0]]
+    printed = []
+    for prefix in ([], launcher):
+        command = [sys.executable, *prefix, script]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment, timeout=150
+        )
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout.splitlines())
+    assert [lines[0][:13] for lines in printed] == ["1 process(es)", "2 process(es)"]
+    assert printed[0][1:] == printed[1][1:]
+    assert len(printed[1]) == 3
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_gpus_fit_what_one_fits(tmp_path):
     found = launch(tmp_path, cpu=False)
@@ -478,9 +498,7 @@ def test_parts_sum_to_the_whole(method, n_unlabeled, n_parts):
         [4, 5, 3], "tanh", {0: Dropout(0.8), 1: Dropout(0.5)}, dtype=torch.float64
     )
     x = torch.randn(5 + n_unlabeled, 4, dtype=torch.float64)
-    batch = Batch(
-        x, torch.tensor([0, 2, 1, 1, 0]), torch.rand(5, dtype=torch.float64), 0.3, 0.7
-    )
+    batch = Batch(x, torch.tensor([0, 2, 1, 1, 0]), torch.rand(5, dtype=torch.float64), 0.3, 0.7)
     objective = Objective(Categorical(), method, alpha=0.1)
     whole = objective.backward(network, batch)
     expected = [p.grad for p in network.parameters()]
@@ -510,7 +528,7 @@ def test_sampled_parts_have_the_expectation_of_the_whole(n_unlabeled):
                     for n in (1, 2)
                 ]
             )
-            for _ in range(400)
+            for _ in range(200)
         ]
     ).detach()
     difference = draws[:, 0].mean() - draws[:, 1].mean()

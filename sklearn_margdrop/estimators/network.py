@@ -206,7 +206,8 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             verbose=int(self.verbose),
             **optimizer,
         )
-        return net.initialize()
+        net.initialize()
+        return net
 
     def _stopping(self, rows: Rows) -> Stopping:
         if self.early_stopping:
