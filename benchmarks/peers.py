@@ -78,10 +78,10 @@ def rows_of(X, y, device="cpu"):
     return Rows(Features(X, device), torch.from_numpy(y).to(device))
 
 
-def our_net(sizes, method, device="cpu", n_probes=None, sites=None):
+def our_net(sizes, method, device="cpu", n_probes=None, sites=None, kind=MarginalizedNet):
     """The net of this package, ready to train on batches."""
     sites = range(len(sizes) - 1) if sites is None else sites
-    net = MarginalizedNet(
+    net = kind(
         module__layer_sizes=sizes,
         module__noise={site: Dropout(RETAIN[min(site, 1)]) for site in sites},
         criterion__family=Categorical(),

@@ -87,21 +87,28 @@ class Objective(nn.Module):
         self.alpha = alpha
 
     def forward(
-        self, network: NoisyNetwork, batch: Batch, generator: torch.Generator | None = None
+        self,
+        network: NoisyNetwork,
+        batch: Batch,
+        generator: torch.Generator | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> Terms:
         """The terms on one batch, by operations that autograd differentiates.
 
         `generator` draws noise and probes; None is torch's global one, which is also the one
-        that ``torch.compile`` can trace.
+        that ``torch.compile`` can trace. Of dense rows a `part`, ``(k, n)`` for the k-th of n,
+        can be taken alone: the terms of all parts, and their gradients, sum to those of the batch.
         """
-        loss, penalty = self._sums(network, _whole(batch), self._noises_loss(batch), generator)
-        return Terms(loss, penalty, self._l2(network, loss))
+        rows = _part(_whole(batch), *part)
+        loss, penalty = self._sums(network, rows, self._noises_loss(batch), generator)
+        return Terms(loss, penalty, self._l2(network, loss, part))
 
     def backward(
         self,
         network: NoisyNetwork,
         batch: Batch | WeightedRows | RemoteBatch,
         generator: torch.Generator | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> Terms:
         """The terms on one batch; the gradient of their sum is added to the parameters'.
 
@@ -111,9 +118,9 @@ class Objective(nn.Module):
         """
         if isinstance(batch, RemoteBatch):
             loss, penalty = batch.backward(self, network)
-            return self._with_l2(network, loss, penalty)
+            return self._with_l2(network, loss, penalty, part)
         noises_loss, sums = self._noises_loss(batch), []
-        for rows in self._slices(network, _whole(batch), generator):
+        for rows in self._slices(network, _part(_whole(batch), *part), generator):
             x, y, w, v, _ = rows
             if isinstance(x, Tensor) and self._is_one_pass(network, noises_loss):
                 terms = backpropagate(network, self.family, x, y, w, v, noises_loss, generator)
@@ -124,15 +131,17 @@ class Objective(nn.Module):
         loss, penalty = (
             functools.reduce(torch.add, each).detach() for each in zip(*sums, strict=True)
         )
-        return self._with_l2(network, loss, penalty)
+        return self._with_l2(network, loss, penalty, part)
 
-    def _with_l2(self, network: NoisyNetwork, loss: Tensor, penalty: Tensor) -> Terms:
+    def _with_l2(
+        self, network: NoisyNetwork, loss: Tensor, penalty: Tensor, part: tuple[int, int]
+    ) -> Terms:
         """The terms; the gradient of the L2 penalty is added to the parameters'."""
         with torch.no_grad():
-            for layer in network.linears if self.alpha > 0 else ():
+            for layer in network.linears if self.alpha > 0 and part[0] == 0 else ():
                 if layer.weight.grad is not None:  # that of the loss; a frozen weight has none
                     layer.weight.grad.add_(layer.weight, alpha=self.alpha)
-            return Terms(loss, penalty, self._l2(network, loss))
+            return Terms(loss, penalty, self._l2(network, loss, part))
 
     def _slices(
         self, network: NoisyNetwork, rows: WeightedRows, generator: torch.Generator | None
@@ -249,8 +258,8 @@ class Objective(nn.Module):
             totals = list(map(torch.add, totals, parts)) if totals else parts
         return totals
 
-    def _l2(self, network: NoisyNetwork, loss: Tensor) -> Tensor:
-        if self.alpha == 0:
+    def _l2(self, network: NoisyNetwork, loss: Tensor, part: tuple[int, int]) -> Tensor:
+        if self.alpha == 0 or part[0] > 0:  # the first part has all of it
             return torch.zeros_like(loss)
         weights = [linear.weight.flatten() for linear in network.linears]
         squares: Tensor = functools.reduce(torch.add, (w.dot(w) for w in weights))
@@ -286,6 +295,25 @@ def _whole(batch: Batch | WeightedRows) -> WeightedRows:
         return WeightedRows(x, y, weight, weight)
     unlabeled = weight.new_full((n_unlabeled,), share * unlabeled_weight / n_unlabeled)
     return WeightedRows(x, y, weight, torch.cat([(1 - share) * weight, unlabeled]))
+
+
+def _part(rows: WeightedRows, index: int, n_parts: int) -> WeightedRows:
+    """One of so many parts of dense rows, of the labelled and of the unlabelled ones."""
+    if n_parts == 1:
+        return rows
+    n_labeled, n_rows = len(rows.y), len(rows.penalty_weight)
+    start, stop = (n_labeled * k // n_parts for k in (index, index + 1))
+    labeled = slice(start, stop)
+    start, stop = ((n_rows - n_labeled) * k // n_parts for k in (index, index + 1))
+    unlabeled = slice(n_labeled + start, n_labeled + stop)
+
+    def take(values: Tensor) -> Tensor:
+        if n_rows == n_labeled:
+            return values[labeled]
+        return torch.cat([values[labeled], values[unlabeled]])
+
+    x = take(cast("Tensor", rows.x))
+    return WeightedRows(x, rows.y[labeled], rows.loss_weight[labeled], take(rows.penalty_weight))
 
 
 def _cut(network: NoisyNetwork, rows: WeightedRows) -> Iterable[WeightedRows]:

@@ -101,6 +101,7 @@ class MarginalizedNet(PredictingNet):
     _unlabeled_left: list[slice | Tensor]
     _checkpoint: TrainingCheckpoint | None
     _in_epoch: bool
+    _part = (0, 1)  # of the rows of each batch: all of them
 
     def __init__(
         self,
@@ -126,8 +127,8 @@ class MarginalizedNet(PredictingNet):
         log = [("epoch_log", EpochLog())] if self.verbose else []
         return [("epoch_timer", EpochTimer()), *log]
 
-    def initialize(self) -> Self:
-        super().initialize()
+    def _initialize_history(self) -> Self:
+        super()._initialize_history()
         self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
         self.order_generator_ = torch.Generator().manual_seed(self.seed)
         self.rate_factor_ = 1.0
@@ -378,11 +379,12 @@ class MarginalizedNet(PredictingNet):
     @torch.no_grad()
     def _evaluate(self, rows: Rows) -> float:
         """The objective of the present weights, with noise of its own."""
-        generator = torch.Generator(self.device).manual_seed(self.seed)
+        generator = torch.Generator(self.device).manual_seed(self.seed + self._part[0])
         order = torch.Generator().manual_seed(self.seed)
         total: Tensor | float = 0.0
         for batch in self._batches(rows, order):
-            total += self.criterion_(self.module_, batch, generator).total * len(batch.y)
+            terms = self.criterion_(self.module_, batch, generator, self._part)
+            total += terms.total * len(batch.y)
         return float(total) / len(rows)
 
     def _run_batches(self, iterator: Batches, step_fn: StepFunction) -> EpochMeans:
@@ -437,7 +439,7 @@ class MarginalizedNet(PredictingNet):
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
-        terms = objective.backward(self.module_, batch, self.generator_)
+        terms = self._differentiate(batch)
         self.notify(
             "on_grad_computed",
             named_parameters=TeeGenerator(self.module_.named_parameters()),
@@ -447,6 +449,10 @@ class MarginalizedNet(PredictingNet):
         with self.module_.centred():
             optimizer.step()
         return {"loss": terms.total, "terms": terms}
+
+    def _differentiate(self, batch: Batch) -> Terms:
+        """The terms of the objective, with their gradient in the parameters."""
+        return self.criterion_.backward(self.module_, batch, self.generator_)
 
     @torch.no_grad()
     def _predict(self, batch: Batch) -> Tensor:

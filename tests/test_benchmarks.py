@@ -62,6 +62,17 @@ def test_check_fails_where_a_ratio_has_risen(stored, tmp_path, factor, code):
     assert ("WORSE" in done.stdout) == bool(code)
 
 
+def test_processes_take_turns_with_one(tmp_path):
+    pytest.importorskip("accelerate")
+    path = tmp_path / "processes.json"
+    shape = ("--layers", "8-6-3", "--turns", 2, "--steps", 1)
+    done = run("data_parallel.py", *shape, "--json", path)
+    assert done.returncode == 0, done.stderr
+    (peers,) = json.loads(path.read_text())["cases"].values()
+    assert peers.keys() == {"one process", "2 processes", "the exchange alone"}
+    assert all(figures["seconds"] > 0 for figures in peers.values())
+
+
 def test_check_fails_where_nothing_can_be_compared(stored):
     done = run("step_cost.py", "--layers", "8-7-3", "--turns", 1, "--steps", 1, "--check", stored)
     assert done.returncode == 1

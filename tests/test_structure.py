@@ -40,6 +40,7 @@ LEVELS = {
     "partitions": 7,
     "training": 7,
     "estimators.dask_data": 8,
+    "data_parallel": 8,
     "estimators.export": 8,
     "estimators.html": 8,
     "estimators.coefficients": 8,
@@ -68,7 +69,14 @@ LEVELS = {
 KNOWN_TO = {
     "sklearn": {"validation"}
     | {name for name in LEVELS if name.startswith(("estimators.", "inspection."))},
-    "skorch": {"callbacks", "checkpoints", "prediction", "saving", "training"},
+    "skorch": {
+        "callbacks",
+        "checkpoints",
+        "data_parallel",
+        "prediction",
+        "saving",
+        "training",
+    },
 }
 
 

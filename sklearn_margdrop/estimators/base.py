@@ -25,6 +25,7 @@ from sklearn_margdrop.batches import Features, Host, Rows, is_mapped
 from sklearn_margdrop.callbacks import FitTasks
 from sklearn_margdrop.checkpoints import Checkpoints
 from sklearn_margdrop.csr import MatrixLike
+from sklearn_margdrop.data_parallel import check_accelerator, is_main_process, shared_seed
 from sklearn_margdrop.estimators.dask_data import is_dask
 from sklearn_margdrop.estimators.export import ExportMixin
 from sklearn_margdrop.estimators.html import DiagramMixin
@@ -46,7 +47,7 @@ from sklearn_margdrop.validation import (
 MOST_FLOAT32_WEIGHT = 1e16
 
 #: Parameters that may change before a fit goes on from its checkpoint.
-_MAY_CHANGE = {"checkpoint", "max_iter", "random_state", "verbose", "warm_start"}
+_MAY_CHANGE = {"accelerator", "checkpoint", "max_iter", "random_state", "verbose", "warm_start"}
 
 _FITS_NO_DASK = (
     "Only generalised linear models with solver='lbfgs' are fitted to Dask collections. Others "
@@ -98,6 +99,7 @@ class BaseMarginalizedEstimator(
     net_: MarginalizedNet
     max_iter: int
     checkpoint: str | PathLike[str] | None
+    accelerator: Any = None  # a parameter of the networks alone
 
     _parameter_constraints: dict[str, Any] = {
         "noise": "no_validation",  # validation.py knows what is registered
@@ -225,8 +227,8 @@ class BaseMarginalizedEstimator(
         before = vars(self).copy()
         data = rows = valid = net = watcher = None
         try:
-            random_state = fresh_random_state(self.random_state)
-            device = check_device(self.device)
+            device = check_device(check_accelerator(self.accelerator, self.device))
+            random_state = fresh_random_state(shared_seed(self.accelerator, self.random_state))
             self._check_parameters()
             data = self._validate(
                 device, X, y, sample_weight, X_unlabeled, continuing, incremental, classes
@@ -262,7 +264,8 @@ class BaseMarginalizedEstimator(
             self._store(net, rows, incremental)
             if task is not None and watcher is not None:
                 task.call_on_fit_task_end(estimator=self, reconstruction_attributes={}, **shown)
-            self._warn(net, incremental, rows)
+            if is_main_process(self.accelerator):
+                self._warn(net, incremental, rows)
             return self
         finally:
             del data, rows, valid, net, watcher

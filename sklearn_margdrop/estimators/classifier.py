@@ -141,6 +141,12 @@ class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
         and a callback. Clones of them see the training; ``net_.callbacks_`` holds these, and
         ``net_.history`` what they record. scikit-learn's own are set by `set_callbacks`.
 
+    accelerator : accelerate.Accelerator, default=None
+        Several processes, on CPUs or GPUs, fit this model together: each takes a part of the rows
+        of every batch, see :ref:`data_parallel`. All of them call `fit` (or `partial_fit`) with
+        the same parameters and data. Copies share it; pickles do without. None, or an
+        accelerator of a single process, is an ordinary fit.
+
     device : str or torch.device, default="auto"
         Where to compute: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, ... `"auto"` is the CUDA
         GPU if there is one, else the CPU; the workers of a search take several GPUs in turn.
@@ -251,6 +257,7 @@ class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
         class_weight: dict[Any, Any] | str | None = None,
         pretrainer: Any = None,
         callbacks: list[Any] | tuple[Any, ...] | None = None,
+        accelerator: Any = None,
         device: str | torch.device = "auto",
         random_state: int | np.random.RandomState | None = None,
         verbose: bool | int = False,
@@ -281,6 +288,7 @@ class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
         self.class_weight = class_weight
         self.pretrainer = pretrainer
         self.callbacks = callbacks
+        self.accelerator = accelerator
         self.device = device
         self.random_state = random_state
         self.verbose = verbose

@@ -187,7 +187,8 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             verbose=int(self.verbose),
             optimizer=optimizer,
         )
-        return net.initialize()
+        net.initialize()
+        return net
 
     def _learning_rate(self, family: Family, rows: Rows, continuing: bool) -> float:
         if self.solver != "lbfgs" and self.learning_rate_init != "auto":

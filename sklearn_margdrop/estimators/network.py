@@ -24,6 +24,7 @@ from sklearn_margdrop.callbacks import (
 )
 from sklearn_margdrop.checkpoints import Checkpoints
 from sklearn_margdrop.csr import MatrixLike
+from sklearn_margdrop.data_parallel import alone, parallel
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.estimators.pretraining import pretrain
 from sklearn_margdrop.export import Layers
@@ -78,6 +79,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         "shuffle": ["boolean"],
         "pretrainer": [HasMethods(["fit", "get_params"]), None],
         "callbacks": [list, tuple, None],
+        "accelerator": [HasMethods(["reduce", "wait_for_everyone"]), None],
     }
 
     def _partial_fit(
@@ -93,6 +95,12 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     def _check_parameters(self) -> None:
         hidden, _ = self._layers()
         check_callbacks(self.callbacks)
+        if self.checkpoint is not None and getattr(self.accelerator, "num_processes", 1) > 1:
+            raise ValueError(
+                "checkpoint keeps the state of one process, and the accelerator has several: set "
+                "checkpoint=None (callbacks=[skorch.callbacks.Checkpoint(...)] keeps the weights) "
+                "or accelerator=None."
+            )
         if self.pretrainer is not None and not hidden:
             raise ValueError(
                 "pretrainer needs a hidden layer; with hidden_layer_sizes=() set pretrainer=None."
@@ -125,7 +133,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             net.find_centres(rows)
         checkpoint = None if checkpoints is None else checkpoints.of(0)
         net.train(rows, valid, 1 if incremental else self.max_iter, watcher, checkpoint)
-        return net
+        return alone(net)
 
     def _split(
         self, index: np.ndarray, y: np.ndarray, random_state: np.random.RandomState
@@ -181,7 +189,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             "adam": {"optimizer": torch.optim.Adam},
             "sgd": {"optimizer": torch.optim.SGD, "optimizer__momentum": self.momentum},
         }[self.solver]
-        net: MarginalizedNet = self._net(
+        net: MarginalizedNet = parallel(self._net, self.accelerator)(
             module__layer_sizes=(n_features, *hidden, n_outputs),
             module__activation=self.activation,
             module__noise=noise,
@@ -208,7 +216,8 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             verbose=int(self.verbose),
             **optimizer,
         )
-        return net.initialize()
+        net.initialize()
+        return net
 
     def _stopping(self, rows: Rows) -> Stopping:
         if self.early_stopping:
@@ -262,6 +271,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
 
     def _attributes(self, net: MarginalizedNet) -> dict[str, Any]:
         # What is made of it is not to follow the training.
+        net = alone(net)
         still = type(net).__new__(type(net))
         still.__dict__.update(vars(net) | {"module_": copy.deepcopy(net.module_)})
         return {"net_": still}
@@ -282,6 +292,17 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         X = self._check_rows(X)
         features = Features(X, self.net_.device, resident=False, dtype=self._dtype())
         return self.net_.linear_predictor(features)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The processes of this run are nothing that a saved model can count on.
+        state: dict[str, Any] = super().__getstate__()
+        return state | {"accelerator": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        twin = type(self).__new__(type(self))
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        twin.accelerator = self.accelerator
+        return twin
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "net_")

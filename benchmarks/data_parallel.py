@@ -1,0 +1,104 @@
+"""One training step on one process and on several, which Accelerate would launch.
+
+Run ``python benchmarks/data_parallel.py``: it starts the processes itself, on CPUs, with one
+thread each. They take turns with a single process, the others waiting; "the exchange alone" sums as many
+numbers as the step does. On fewer idle cores than processes there is nothing to gain.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import warnings
+
+import torch
+from accelerate import Accelerator
+from harness import Results, parser, take_turns
+from peers import RETAIN, endless, our_net, random_images, rows_of
+
+from sklearn_margdrop.data_parallel import parallel
+from sklearn_margdrop.training import MarginalizedNet
+
+#: Widths, batch size and steps a turn.
+SHAPES = [
+    ((64, 100, 10), 100, 20),
+    ((784, 1024, 10), 100, 10),
+    ((784, 1024, 10), 1000, 3),
+    ((784, 2048, 2048, 10), 1000, 1),
+]
+ALONE, EXCHANGE = "one process", "the exchange alone"
+
+
+def step_of(sizes, batch_size, kind):
+    rows = rows_of(*random_images(10 * batch_size, sizes[0], sizes[-1]))
+    net, batches = our_net(sizes, "diagonal", kind=kind), endless(rows, batch_size)
+    return lambda: net.train_step(next(batches)), sum(p.numel() for p in net.module_.parameters())
+
+
+def peers(sizes, batch_size, accelerator):
+    together, n_parameters = step_of(sizes, batch_size, parallel(MarginalizedNet, accelerator))
+    alone = step_of(sizes, batch_size, MarginalizedNet)[0]
+    numbers = torch.zeros(n_parameters)
+    return {
+        ALONE: alone if accelerator.is_main_process else lambda: None,
+        f"{accelerator.num_processes} processes": together,
+        EXCHANGE: lambda: accelerator.reduce(numbers, "sum"),
+    }
+
+
+def work(options):
+    """What each of the processes does; the first one prints."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    accelerator = Accelerator(cpu=True)
+    shapes = SHAPES
+    if options.layers:
+        sizes = tuple(int(width) for width in options.layers.split("-"))
+        shapes = [(sizes, options.batch_size, options.steps)]
+    results = Results(options) if accelerator.is_main_process else None
+    for sizes, batch_size, steps in shapes:
+        seconds = take_turns(peers(sizes, batch_size, accelerator), options.turns or 15, steps)
+        case = f"{'-'.join(map(str, sizes))}, batches of {batch_size}, retain rate {RETAIN}"
+        if results is not None:
+            results.add(case, seconds, [ALONE])
+    accelerator.end_training()
+    if results is not None:
+        results.finish()
+
+
+def launch(n_processes):
+    """Start them; the exit status of the first one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": str(n_processes), "LOCAL_WORLD_SIZE": str(n_processes)}
+    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    children = [
+        subprocess.Popen(
+            [sys.executable, *sys.argv],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(n_processes)
+    ]
+    try:
+        return children[0].wait()
+    finally:
+        for child in children[1:]:
+            child.terminate()
+            child.wait()
+
+
+def main():
+    options = parser(__doc__, device=False)
+    options.add_argument("--processes", type=int, default=2)
+    options.add_argument("--layers", help="widths, joined by dashes, instead of the usual shapes")
+    options.add_argument("--batch-size", type=int, default=100)
+    options.add_argument("--steps", type=int, default=10, help="steps a turn, with --layers")
+    options = options.parse_args()
+    if "RANK" not in os.environ:
+        sys.exit(launch(options.processes))
+    work(options)
+
+
+if __name__ == "__main__":
+    main()
