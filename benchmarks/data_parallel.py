@@ -1,8 +1,8 @@
 """One training step on one process and on several, which Accelerate would launch.
 
 Run ``python benchmarks/data_parallel.py``: it starts the processes itself, on CPUs, with one
-thread each. They take turns with a single process, the others waiting; "the exchange alone" sums as many
-numbers as the step does. On fewer idle cores than processes there is nothing to gain.
+thread each. They take turns with a single process, the others waiting; "the exchange alone" sums
+as many numbers as the step does. On fewer idle cores than processes there is nothing to gain.
 """
 
 import os

@@ -118,7 +118,8 @@ def parallel(net_class: type[MarginalizedNet], accelerator: Any) -> Callable[...
     """What makes a net of this class that trains on all processes, if there are several."""
     if accelerator is None or accelerator.num_processes == 1:
         return net_class
-    return functools.partial(_parallel_class(net_class), accelerator=accelerator)
+    kind: Any = net_class
+    return functools.partial(_parallel_class(kind), accelerator=accelerator)
 
 
 @functools.cache

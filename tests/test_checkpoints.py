@@ -308,7 +308,7 @@ def test_a_file_with_parts_missing_is_refused(data, stored):
         ({"random_state": 1}, "random_state"),
         ({"callbacks": [Counting()]}, "callbacks"),
     ],
-    ids=str,
+    ids=["rate", "two", "seed", "callbacks"],
 )
 def test_the_checkpoint_of_other_parameters_is_refused(data, stored, change, message):
     model, path = stored
