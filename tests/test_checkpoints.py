@@ -410,8 +410,8 @@ def test_sigkill(tmp_path):
     path = tmp_path / "training-0.ckpt"
     child = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)])
     try:
-        deadline = time.monotonic() + 60
-        while not path.exists() and time.monotonic() < deadline:
+        deadline = time.monotonic() + 300
+        while not path.exists() and child.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.2)
     finally:
