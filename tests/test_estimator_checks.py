@@ -31,8 +31,8 @@ GLM_SETTINGS = [
     {"solver": "fisher", "method": "quadratic"},
 ]
 
-# These assert how well a fit learns, or where it ends whatever the order of its batches. The others
-# look at what goes in and out of one, for which a few epochs are enough.
+# These assert how well a fit learns, or where it ends whatever the order of its batches. The
+# others look at what goes in and out of one, for which a few epochs are enough.
 ENDS = {
     "check_classifiers_classes",
     "check_classifiers_train",
