@@ -1,10 +1,11 @@
 """Settings that all tests share."""
 
-import torch
+import os
 
 # It registers what other tests are not to see; `test_extending.py` imports it.
 collect_ignore = ["extensions.py"]
 
-# The tests' tensors are tiny, and threads that wait for each other cost far more than they
-# save, above all when pytest-xdist runs a worker on each core.
-torch.set_num_threads(1)
+# The tests' arrays are tiny, and threads that wait for each other cost far more than they save,
+# above all when pytest-xdist runs a worker on each core. Nothing has imported torch or numpy yet,
+# and the processes that tests start inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"

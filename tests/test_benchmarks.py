@@ -14,20 +14,42 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def run(script, *options):
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    return subprocess.run(
-        [sys.executable, str(BENCHMARKS / script), *map(str, options)],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
+@pytest.fixture
+def scripts(monkeypatch):
+    """The modules of the benchmarks by name."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+@pytest.fixture
+def run(scripts, monkeypatch, capsys):
+    """Runs a script here, as a new process would spend seconds on importing torch."""
+
+    def run(name, *options):
+        script = scripts(name)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, options)])
+        # Only figures that are to be compared need processors that have cooled down.
+        monkeypatch.setattr(scripts("harness").time, "sleep", lambda seconds: None)
+        try:
+            script.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        return code, capsys.readouterr().out
+
+    return run
+
+
+STEPS = ("--layers", "8-6-3", "--turns", 2, "--steps", 1)
 
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
+    """What the command itself stores."""
     path = tmp_path_factory.mktemp("results") / "steps.json"
-    done = run("step_cost.py", "--layers", "8-6-3", "--turns", 2, "--steps", 1, "--json", path)
+    command = [sys.executable, BENCHMARKS / "step_cost.py", *STEPS, "--json", path]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert "diagonal" in done.stdout
     return path
@@ -45,7 +67,7 @@ def test_results_name_processor_versions_and_ratios(stored):
 
 
 @pytest.mark.parametrize(("factor", "code"), [(0.01, 1), (1, 0)])
-def test_check_fails_where_a_ratio_has_risen(stored, tmp_path, factor, code):
+def test_check_fails_where_a_ratio_has_risen(stored, run, tmp_path, factor, code):
     """Against ratios a thousand times what they were, but for one."""
     results = json.loads(stored.read_text())
     (peers,) = results["cases"].values()
@@ -57,33 +79,27 @@ def test_check_fails_where_a_ratio_has_risen(stored, tmp_path, factor, code):
             figures["ratios"][reference] = [times * q for q in quartiles]
     path = tmp_path / "changed.json"
     path.write_text(json.dumps(results))
-    done = run("step_cost.py", "--layers", "8-6-3", "--turns", 2, "--steps", 1, "--check", path)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert ("WORSE" in done.stdout) == bool(code)
+    found, output = run("step_cost", *STEPS, "--check", path)
+    assert found == code, output
+    assert ("WORSE" in output) == bool(code)
 
 
-def test_processes_take_turns_with_one(tmp_path):
+def test_processes_take_turns_with_one(tmp_path, run):
     pytest.importorskip("accelerate")
     path = tmp_path / "processes.json"
     shape = ("--layers", "8-6-3", "--turns", 2, "--steps", 1)
-    done = run("data_parallel.py", *shape, "--json", path)
-    assert done.returncode == 0, done.stderr
+    code, output = run("data_parallel", *shape, "--json", path)
+    assert code == 0, output
     (peers,) = json.loads(path.read_text())["cases"].values()
     assert peers.keys() == {"one process", "2 processes", "the exchange alone"}
     assert all(figures["seconds"] > 0 for figures in peers.values())
 
 
-def test_check_fails_where_nothing_can_be_compared(stored):
-    done = run("step_cost.py", "--layers", "8-7-3", "--turns", 1, "--steps", 1, "--check", stored)
-    assert done.returncode == 1
-    assert "0 ratios compared" in done.stdout
-
-
-@pytest.fixture
-def scripts(monkeypatch):
-    """The modules of the benchmarks by name."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module
+def test_check_fails_where_nothing_can_be_compared(stored, run):
+    options = ("--layers", "8-7-3", "--turns", 1, "--steps", 1, "--check", stored)
+    code, output = run("step_cost", *options)
+    assert code == 1
+    assert "0 ratios compared" in output
 
 
 def test_cells_are_measured_once_and_survive_a_killed_run(scripts, tmp_path, capsys):
@@ -119,21 +135,21 @@ def test_cells_are_measured_once_and_survive_a_killed_run(scripts, tmp_path, cap
     assert "left" in output
 
 
-def test_mnist_tables_resume_and_report(tmp_path):
+def test_mnist_tables_resume_and_report(scripts, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(scripts("mnist_tables"), "HIDDEN", {1: [64], 2: [64, 64], 3: [64]})
     path = tmp_path / "mnist.jsonl"
-    options = ("--quick", "--data", "digits", "--results", path)
+    options = ("mnist_tables", "--quick", "--data", "digits", "--results", path)
     rows = ("--tables", 1, 3, "--rows", "L2", "input, diagonal")
-    first = run("mnist_tables.py", *options, *rows)
-    assert first.returncode == 0, first.stderr
-    assert "5 of 5 cells to do" in first.stdout
-    assert "digits, 1198 images to train and validate, seed 0" in first.stdout
-    assert "5 runs of at most 3 epochs" in first.stdout
-    assert "A QUICK RUN" in first.stdout
-    again = run("mnist_tables.py", *options, *rows)
-    assert "0 of 5 cells to do" in again.stdout
-    report = run("mnist_tables.py", *options, "--report")
-    assert "| L2 | 1.37 |" in report.stdout
-    assert "| both, diagonal | 1.25 | not run |" in report.stdout
+    code, first = run(*options, *rows)
+    assert code == 0
+    assert "5 of 5 cells to do" in first
+    assert "digits, 1198 images to train and validate, seed 0" in first
+    assert "5 runs of at most 3 epochs" in first
+    assert "A QUICK RUN" in first
+    assert "0 of 5 cells to do" in run(*options, *rows)[1]
+    _, report = run(*options, "--report")
+    assert "| L2 | 1.37 |" in report
+    assert "| both, diagonal | 1.25 | not run |" in report
     for line in path.read_text().splitlines():
         result = json.loads(line)["result"]
         assert min(result["valid_errors"]) < 80
@@ -176,6 +192,9 @@ def test_text_tables_resume_and_report(scripts, tmp_path, monkeypatch, capsys):
         return [" ".join(rng.choice(words, 6, p=o / o.sum())) for o in odds], y
 
     monkeypatch.setattr(tables.text_data, "load", documents)
+    model, grid, sees_unlabeled = tables.SYSTEMS["moments + unlabelled"]
+    small = {name: values[-1:] for name, values in grid.items()} | {"retain_rate": [0.35, 0.5]}
+    monkeypatch.setitem(tables.SYSTEMS, "moments + unlabelled", (model, small, sees_unlabeled))
     command = ["text_tables.py", "--names", "RT", "--quick", "--splits", "2", "--systems"]
     command += ["LogisticRegression", "moments + unlabelled", "--results", str(tmp_path / "t")]
     monkeypatch.setattr(sys, "argv", command)

@@ -197,7 +197,7 @@ def test_every_combination_learns_or_says_what_to_do(family, noise, method, solv
         method=method,
         solver=solver,
         random_state=0,
-        max_iter=60,
+        max_iter=20,
         learning_rate_init=0.5 if solver == "adagrad" else "auto",
     )
     if method == "sampling" and solver == "lbfgs":
