@@ -98,6 +98,12 @@ def peak_memory(call):
     return _status("VmHWM") - before
 
 
+def resident_memory():
+    """Megabytes that this process holds now (Linux)."""
+    gc.collect()
+    return _status("VmRSS")
+
+
 def _status(field):
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):

@@ -27,11 +27,11 @@ from sklearn_margdrop import MarginalizedDropoutClassifier, MarginalizedDropoutG
 
 MODELS = {
     "network": MarginalizedDropoutClassifier(
-        64, max_iter=40, tol=0.0, batch_size=20, random_state=0
+        64, max_iter=120, tol=0.0, batch_size=20, random_state=0
     ),
     "network, early stopping": MarginalizedDropoutClassifier(
         64,
-        max_iter=40,
+        max_iter=120,
         tol=0.0,
         batch_size=20,
         early_stopping=True,
@@ -39,9 +39,9 @@ MODELS = {
         method="sampling",
         random_state=0,
     ),
-    "glm, lbfgs": MarginalizedDropoutGLMClassifier(tol=0.0, max_iter=100, alpha=1e-6),
+    "glm, lbfgs": MarginalizedDropoutGLMClassifier(tol=0.0, max_iter=150, alpha=1e-6),
     "glm, fisher": MarginalizedDropoutGLMClassifier(
-        solver="fisher", tol=0.0, max_iter=40, random_state=0
+        solver="fisher", tol=0.0, max_iter=120, random_state=0
     ),
 }
 
@@ -99,7 +99,7 @@ def main(arguments=None):
         name, folder, target = options.fit
         Path(target).write_bytes(fit(name, folder)[0])
         return
-    n_kills, repeats = (2, 1) if options.quick else (20, 3)
+    n_kills, repeats = (2, 1) if options.quick else (20, 5)
     result = {"environment": environment(), "models": {}}
     chance = random.Random(0)
     for name in MODELS:

@@ -129,6 +129,8 @@ class Features:
         # torch cannot share read-only memory, and a memory map is not to be copied whole.
         self.rows: Tensor | Host = X
         self.is_mapped = is_mapped(X)
+        if isinstance(X, np.ndarray) and not self.is_mapped and min(X.strides) < 0:
+            X = self.rows = X.copy()  # one row or column: contiguous to numpy, but not to torch
         shared = isinstance(X, np.ndarray) and X.flags.writeable and not self.is_mapped
         if shared and (resident or self.device.type == "cpu"):
             self.rows = torch.from_numpy(X).to(self.device)

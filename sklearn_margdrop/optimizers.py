@@ -149,10 +149,13 @@ class FisherLBFGS:
         if not slope < 0 and self._slots:
             self._slots.clear()
             slope = self._find(direction)
-        at = [0.0]
+        at = [math.nan]  # also where no step is tried, the closure is to be called
 
         def evaluate(t: float) -> tuple[float, float]:
-            torch.add(before, direction, alpha=t, out=self._x)
+            if t == 0:
+                self._x.copy_(before)  # the direction need not be finite
+            else:
+                torch.add(before, direction, alpha=t, out=self._x)
             at[0] = t
             value = self._evaluate(closure)
             return value, float(self._grad.dot(direction))

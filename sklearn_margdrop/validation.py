@@ -6,6 +6,7 @@ Everything that can be wrong is found here, before any training starts.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
@@ -33,8 +34,18 @@ _STRENGTHS: dict[str, tuple[Callable[[float], bool], str]] = {
 #: The retain rates that "auto" stands for, at the input and at hidden layers.
 _AUTO_RETAIN_RATE = (0.8, 0.5)
 
-
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _compute_on_one_thread() -> None:
+    if torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    # The threads of torch's operations do not survive a fork: a process that was forked after
+    # torch had used several would wait for them for ever.
+    os.register_at_fork(after_in_child=_compute_on_one_thread)
 
 
 def typed(decorator: Callable[..., Any]) -> Callable[[F], F]:
@@ -328,7 +339,8 @@ def to_array(tensor: torch.Tensor) -> np.ndarray:
 def to_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
     """A tensor on `device` that may share the memory of `array`."""
     array = np.ascontiguousarray(array)
-    return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
+    shared = array.flags.writeable and min(array.strides, default=0) >= 0
+    return torch.from_numpy(array if shared else array.copy()).to(device)
 
 
 def _is_integer(value: object) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -242,3 +243,66 @@ def test_choices_make_every_model_they_name(scripts, kind):
             warnings.simplefilter("ignore")  # of fits that are this short
             result = choices.score(model, kind, (X, y), (X, y))
         assert result["score"] <= 1, name
+
+
+STUCK = """
+import os
+import time
+
+def perform_all(sender, scales, numbers):
+    for number in numbers:
+        if number == 11:
+            time.sleep(1000)
+        if number == 13:
+            os._exit(3)
+        sender.send(({"fits": 2}, "not so" if number == 10 else None))
+"""
+
+
+def test_soak_goes_on_after_what_hangs_or_dies(scripts, tmp_path, monkeypatch, capsys):
+    soak = scripts("soak")
+    (tmp_path / "stuck.py").write_text(STUCK)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    cell = {"part": "configurations", "scales": "wide", "first": 10, "configurations": 5}
+    result = soak.run_block(cell, patience=8, target=scripts("stuck").perform_all)
+    assert result["seen"] == {"fits": 2 * 3}
+    assert result["failures"] == {
+        10: "not so",
+        11: "hung for 8 s, and was killed",
+        13: "the process died with 3",
+    }
+    assert "  13: the process died" in capsys.readouterr().out
+
+
+def test_soak_resumes_and_reports(scripts, tmp_path, monkeypatch, capsys):
+    soak = scripts("soak")
+
+    def block(cell):
+        seen = {"fits": 7, "error: refused, nan": 1, "warning: convergence": 2}
+        return {"seen": seen, "failures": {cell["first"]: "not so"}, "seconds": 30.0}
+
+    monkeypatch.setattr(soak, "run_block", block)
+    monkeypatch.setattr(soak.harness, "in_fresh_process", lambda call, *args: call(*args))
+    command = ["soak.py", "--quick", "--parts", "configurations", "fits"]
+    monkeypatch.setattr(sys, "argv", [*command, "--results", str(tmp_path / "soak.jsonl")])
+    soak.main()
+    first = capsys.readouterr().out
+    assert "3 of 3 cells to do" in first
+    assert "| wide | 5 | 7 | 1 | 2 | 1 | 0 |" in first
+    assert "wide 5: not so" in first
+    assert "| error: an invalid parameter or invalid data | 1 | 1 |" in first
+    assert "| fits | 40 | " in first
+    soak.main()
+    again = capsys.readouterr().out
+    assert "0 of 3 cells to do" in again
+    assert again.split("###")[1:] == first.split("###")[1:]
+
+
+def test_soak_compares_fits_in_threads_with_the_same_alone(scripts):
+    soak, threads = scripts("soak"), torch.get_num_threads()
+    try:
+        with warnings.catch_warnings():
+            result = soak.in_threads(1)
+    finally:
+        torch.set_num_threads(threads)
+    assert result == {"fits": 4, "threads": 4, "different": 0}

@@ -189,3 +189,26 @@ def test_fisher_update():
         with torch.no_grad():
             q[:3] -= 0.3 * n_rows * gradient[:3] / total[:3]
     torch.testing.assert_close(p, q)
+
+
+def test_a_step_that_finds_no_direction_calls_the_closure_and_stays():
+    x, calls = torch.nn.Parameter(torch.ones(2)), []
+    optimizer = FisherLBFGS([{"params": [x]}])
+    optimizer.precondition([torch.ones(2)])
+
+    def objective():
+        """Half the square of the first; the slope of the second is lost after the start."""
+        calls.append(x.detach().clone())
+        lost = 0.0 if len(calls) == 1 else torch.nan
+        x.grad += torch.stack([x[0], torch.tensor(lost)]).detach()
+        return 0.5 * x[0] ** 2
+
+    optimizer.step(objective)
+    reached, n_calls = x.detach().clone(), len(calls)
+    assert reached.isfinite().all()
+    value = optimizer.step(objective)
+    assert len(calls) == n_calls + 1
+    assert torch.equal(x, reached)
+    assert torch.equal(calls[-1], reached)
+    assert value == pytest.approx(0.5 * float(reached[0]) ** 2)
+    assert optimizer.stalled

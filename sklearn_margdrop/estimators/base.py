@@ -32,6 +32,7 @@ from sklearn_margdrop.estimators.html import DiagramMixin
 from sklearn_margdrop.fingerprint import describe, digest
 from sklearn_margdrop.memory import is_out_of_memory
 from sklearn_margdrop.networks import NoisyNetwork
+from sklearn_margdrop.sparse import has_duplicates
 from sklearn_margdrop.training import MarginalizedNet
 from sklearn_margdrop.validation import (
     check_device,
@@ -423,6 +424,9 @@ class BaseMarginalizedEstimator(
         return validate_data(self, X, reset=False, accept_sparse=kinds, **conversion)
 
     def _features(self, X: Host, device: torch.device, dtype: type[np.floating]) -> Features:
+        if not isinstance(X, np.ndarray) and has_duplicates(X):
+            X = X.copy()
+            X.sum_duplicates()
         return Features(X, device, keep_sparse=self._keeps_sparse, dtype=dtype)
 
     def _split(

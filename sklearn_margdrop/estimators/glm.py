@@ -21,7 +21,6 @@ from sklearn_margdrop.estimators.dask_data import is_dask, partitioned_rows
 from sklearn_margdrop.families import Family
 from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
-from sklearn_margdrop.sparse import has_duplicates
 from sklearn_margdrop.training import MarginalizedNet
 from sklearn_margdrop.validation import check_noise, draw_seed
 
@@ -105,15 +104,12 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
         return check_noise(self.noise, (0,), strengths)
 
     def _features(self, X: Host, device: torch.device, dtype: type[np.floating]) -> Features:
-        if not isinstance(X, np.ndarray):
-            if self.method == "sampling" and self._noise()[0].variance(torch.zeros(1)).any():
-                raise ValueError(
-                    f"noise={self.noise!r} makes sparse X dense, so that it cannot be sampled; "
-                    "use method='moments', the expectation that sampling estimates."
-                )
-            if has_duplicates(X):
-                X = X.copy()
-                X.sum_duplicates()
+        is_sampled = self.method == "sampling" and not isinstance(X, np.ndarray)
+        if is_sampled and self._noise()[0].variance(torch.zeros(1)).any():
+            raise ValueError(
+                f"noise={self.noise!r} makes sparse X dense, so that it cannot be sampled; "
+                "use method='moments', the expectation that sampling estimates."
+            )
         return super()._features(X, device, dtype)
 
     def _train(

@@ -1,0 +1,85 @@
+"""Random configurations of estimators, data and calls: documented errors, or finite fits."""
+
+import random
+import tempfile
+
+import numpy as np
+import properties
+import pytest
+import scipy.sparse as sp
+from hypothesis import HealthCheck, given, settings
+from numpy.testing import assert_array_equal
+from sklearn.neural_network import BernoulliRBM
+from strategies import ESTIMATORS, configurations, invalid_configurations
+
+import sklearn_margdrop
+
+
+@settings(
+    max_examples=60,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(configurations(wide=False))
+def test_a_configuration_fits_or_says_why_not(configuration):
+    with properties.time_limit(), tempfile.TemporaryDirectory() as folder:
+        _, first = properties.fit_and_check(configuration, folder)
+        if properties.is_seeded(configuration):
+            assert properties.fit_and_check(configuration, folder)[1] == first
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_whatever_is_invalid_is_refused_before_training(estimator, tmp_path):
+    for configuration in invalid_configurations(random.Random(0), estimator):
+        seen, _ = properties.fit_and_check(configuration, tmp_path)
+        wrong = configuration.wrong or configuration.data.wrong
+        assert seen[f"error: refused, {wrong}"] == 1, (configuration, seen)
+
+
+# What was found like this.
+
+
+def make(estimator):
+    solver = {"solver": "sgd"} if "GLM" in estimator else {"hidden_layer_sizes": (2,)}
+    return getattr(sklearn_margdrop, estimator)(max_iter=1, random_state=0, **solver)
+
+
+@pytest.mark.filterwarnings("ignore:Training stopped at max_iter")
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_single_row_or_column_may_be_reversed(estimator):
+    """Such arrays are contiguous to numpy, whatever their strides are."""
+    values = np.arange(1.0, 5.0)
+    for X in (values.reshape(1, 4)[::-1], values.reshape(4, 1)[:, ::-1]):
+        assert min(X.strides) < 0
+        assert X.flags.c_contiguous
+        y = (np.arange(len(X)) % 2)[::-1]
+        classes = {"classes": [0, 1]} if "Classifier" in estimator else {}
+        model = make(estimator).partial_fit(X, y, **classes)
+        same = make(estimator).partial_fit(X.copy(), y.copy(), **classes)
+        assert properties.fitted_bits(model) == properties.fitted_bits(same)
+        assert_array_equal(model.predict(X), same.predict(X.copy()))
+        assert model.score(X, y) == same.score(X.copy(), y.copy())
+
+
+@pytest.mark.filterwarnings("ignore:Training stopped at max_iter")
+@pytest.mark.filterwarnings("ignore:BernoulliRBM takes its inputs")
+@pytest.mark.parametrize("pretrainer", [None, BernoulliRBM(n_iter=1)])
+def test_entries_that_are_stored_twice_are_added_up_elsewhere(pretrainer):
+    dense = np.random.RandomState(0).normal(size=(6, 3))
+    rows, columns = np.indices(dense.shape).reshape(2, -1)
+    halves = np.tile(dense.ravel() / 2, 2)
+    order = np.argsort(np.tile(rows, 2), kind="stable")
+    indptr = np.arange(0, 2 * dense.size + 1, 6)
+    X = sp.csr_array((halves[order], np.tile(columns, 2)[order], indptr), shape=dense.shape)
+    before = [each.copy() for each in (X.data, X.indices, X.indptr)]
+    model, same = (
+        make("MarginalizedDropoutRegressor")
+        .set_params(pretrainer=pretrainer)
+        .fit(given, dense[:, 0])
+        for given in (X, sp.csr_array(dense))
+    )
+    for array, was in zip((X.data, X.indices, X.indptr), before, strict=True):
+        assert_array_equal(array, was)
+    assert properties.fitted_bits(model) == properties.fitted_bits(same)
