@@ -212,3 +212,18 @@ def test_choices_make_every_model_they_name(scripts, kind):
             warnings.simplefilter("ignore")  # of fits that are this short
             result = choices.score(model, kind, (X, y), (X, y))
         assert result["score"] <= 1, name
+
+
+def test_cluster_measures_and_projects(tmp_path):
+    pytest.importorskip("distributed")
+    path = tmp_path / "cluster.json"
+    done = run("cluster.py", "--quick", "--json", path)
+    assert done.returncode == 0, done.stderr
+    assert "projected to 100 workers" in done.stdout
+    assert "Measured is none of it" in done.stdout
+    cases = json.loads(path.read_text())["cases"]
+    messages = cases["messages"]["2 workers"]
+    assert messages["overhead"] > 0
+    # A coefficient and an intercept for each class, the loss and the penalty.
+    assert messages["received"] == 8 * (3 * 21 + 2)
+    assert messages["sent"] > 8 * 3 * 21

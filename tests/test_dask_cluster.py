@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -117,3 +120,13 @@ def test_a_search_survives_a_worker(client, tmp_path):
     for name in ("split0_test_score", "split1_test_score"):
         assert_allclose(there.cv_results_[name], here.cv_results_[name])
     assert_allclose(there.best_estimator_.coef_, here.best_estimator_.coef_)
+
+
+@pytest.mark.parametrize(
+    ("name", "printed"), [("dask_search", "retain_rate"), ("dask_glm", "0.99")]
+)
+def test_examples_run(name, printed):
+    path = Path(__file__).parents[1] / "examples" / f"{name}.py"
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert printed in done.stdout
