@@ -98,7 +98,7 @@ def _bundle(
             continue
         if isinstance(X, np.ndarray) and not X.flags.writeable:
             X = X.copy()
-        features.append(encoder._features(X, device))
+        features.append(encoder._features(X, device, dtype))
         targets.append(to_tensor(code, device))
         loss_weight, penalty_weight = (
             to_tensor(each.astype(dtype), device) for each in (in_loss, in_penalty)
