@@ -41,6 +41,13 @@ def run(scripts, monkeypatch, capsys):
     return run
 
 
+def run_process(name, *options):
+    """Runs a script as its command does."""
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *map(str, options)]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
 STEPS = ("--layers", "8-6-3", "--turns", 2, "--steps", 1)
 
 
@@ -48,9 +55,7 @@ STEPS = ("--layers", "8-6-3", "--turns", 2, "--steps", 1)
 def stored(tmp_path_factory):
     """What the command itself stores."""
     path = tmp_path_factory.mktemp("results") / "steps.json"
-    command = [sys.executable, BENCHMARKS / "step_cost.py", *STEPS, "--json", path]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+    done = run_process("step_cost", *STEPS, "--json", path)
     assert done.returncode == 0, done.stderr
     assert "diagonal" in done.stdout
     return path
@@ -306,3 +311,18 @@ def test_soak_compares_fits_in_threads_with_the_same_alone(scripts):
     finally:
         torch.set_num_threads(threads)
     assert result == {"fits": 4, "threads": 4, "different": 0}
+
+
+def test_cluster_measures_and_projects(tmp_path):
+    pytest.importorskip("distributed")
+    path = tmp_path / "cluster.json"
+    done = run_process("cluster", "--quick", "--json", path)
+    assert done.returncode == 0, done.stderr
+    assert "projected to 100 workers" in done.stdout
+    assert "Measured is none of it" in done.stdout
+    cases = json.loads(path.read_text())["cases"]
+    messages = cases["messages"]["2 workers"]
+    assert messages["overhead"] > 0
+    # A coefficient and an intercept for each class, the loss and the penalty.
+    assert messages["received"] == 8 * (3 * 21 + 2)
+    assert messages["sent"] > 8 * 3 * 21

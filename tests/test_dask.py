@@ -138,6 +138,7 @@ def bad_value(values, value):
     [
         ({"X": np.nan}, "Input X contains NaN"),
         ({"y": np.inf}, "Input y contains infinity"),
+        ({"X": 1e200}, r"X has values of up to 1e\+200, whose squares are too large"),
         ({"weight": -1}, "sample_weight"),
         ({"y": da.zeros(200, chunks=100)}, "y has 2 blocks of rows, X has 4: rechunk it like X"),
         ({"y": np.zeros(199)}, "y has 199 rows, and X has 200"),
@@ -216,3 +217,10 @@ def test_others_name_what_takes_collections(model, target):
     for k in range(0, 200, 50):
         here.partial_fit(X[k : k + 50], y[k : k + 50], **options)
     assert_allclose(there.predict(X), here.predict(X))
+
+
+def test_no_checkpoint_is_written(tmp_path):
+    X, y, _ = data("normal")
+    with pytest.raises(ValueError, match="set checkpoint=None"):
+        glm("normal", checkpoint=tmp_path / "fit").fit(da.from_array(X, chunks=CHUNKS), y)
+    assert not list(tmp_path.iterdir())

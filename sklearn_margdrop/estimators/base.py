@@ -198,6 +198,8 @@ class BaseMarginalizedEstimator(
         MemoryError, torch.OutOfMemoryError
             If the memory of the machine or of the GPU is not enough; they name the parameter
             to lower.
+        TypeError
+            If `X` is a Dask collection and the estimator does not take it, see :ref:`clusters`.
         """
         continuing = self.warm_start and self.__sklearn_is_fitted__()
         return self._fit(X, y, sample_weight, X_unlabeled, continuing)

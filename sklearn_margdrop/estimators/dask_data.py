@@ -11,7 +11,7 @@ from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import validate_data
 
 from sklearn_margdrop.partitions import Bundle, Bundles, PartitionedRows, Shape
-from sklearn_margdrop.validation import check_device, check_weights, to_tensor
+from sklearn_margdrop.validation import check_device, check_range, check_weights, to_tensor
 
 CPU = torch.device("cpu")
 
@@ -48,7 +48,9 @@ class Scales(NamedTuple):
 
 
 def _check(X: Any, y: Any, weight: Any, labelled: bool, checks: dict[str, Any]) -> Part:
-    X = check_array(X, ensure_min_samples=0, input_name="X", **checks)
+    name = "X" if labelled else "X_unlabeled"
+    X = check_array(X, ensure_min_samples=0, input_name=name, **checks)
+    check_range(X, name, small=False)
     if not labelled:
         return Part(X, None, None)
     y = np.asarray(y)
@@ -96,7 +98,7 @@ def _bundle(
             continue
         if isinstance(X, np.ndarray) and not X.flags.writeable:
             X = X.copy()
-        features.append(encoder._features(X, device))
+        features.append(encoder._features(X, device, dtype))
         targets.append(to_tensor(code, device))
         loss_weight, penalty_weight = (
             to_tensor(each.astype(dtype), device) for each in (in_loss, in_penalty)

@@ -89,7 +89,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
         sample_weight, X_unlabeled, continuing, *_ = others
         if self.solver != "lbfgs" or not is_dask(X, y, sample_weight, X_unlabeled):
             return super()._validate(device, X, y, *others)
-        if getattr(self, "checkpoint", None) is not None:
+        if self.checkpoint is not None:
             raise ValueError(
                 "A fit on Dask collections writes no checkpoint: set checkpoint=None. A worker "
                 "that is lost costs no more than the partitions that it held."

@@ -61,8 +61,9 @@ class MarginalizedDropoutGLMRegressor(NumberTarget, BaseMarginalizedGLM):
         Whether to fit an intercept, which is neither noised nor penalised.
 
     solver : {"lbfgs", "sgd", "adagrad", "fisher"}, default="lbfgs"
-        `"lbfgs"` takes all rows at once and scales the coefficients by the Fisher information.
-        The online solvers take batches and have a `partial_fit`: `"sgd"`, `"adagrad"`, and
+        `"lbfgs"` takes all rows at once and scales the coefficients by the Fisher information;
+        `X` may be a Dask array or frame, whose rows stay where they lie (:ref:`clusters`). The
+        online solvers take batches and have a `partial_fit`: `"sgd"`, `"adagrad"`, and
         `"fisher"`, the dropout-Fisher update of W, which divides the gradient by the Fisher
         information of the rows seen so far.
 
