@@ -311,18 +311,3 @@ def test_soak_compares_fits_in_threads_with_the_same_alone(scripts):
     finally:
         torch.set_num_threads(threads)
     assert result == {"fits": 4, "threads": 4, "different": 0}
-
-
-def test_cluster_measures_and_projects(tmp_path):
-    pytest.importorskip("distributed")
-    path = tmp_path / "cluster.json"
-    done = run_process("cluster", "--quick", "--json", path)
-    assert done.returncode == 0, done.stderr
-    assert "projected to 100 workers" in done.stdout
-    assert "Measured is none of it" in done.stdout
-    cases = json.loads(path.read_text())["cases"]
-    messages = cases["messages"]["2 workers"]
-    assert messages["overhead"] > 0
-    # A coefficient and an intercept for each class, the loss and the penalty.
-    assert messages["received"] == 8 * (3 * 21 + 2)
-    assert messages["sent"] > 8 * 3 * 21

@@ -91,8 +91,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             return super()._validate(device, X, y, *others)
         if self.checkpoint is not None:
             raise ValueError(
-                "A fit on Dask collections writes no checkpoint: set checkpoint=None. A worker "
-                "that is lost costs no more than the partitions that it held."
+                "A fit on Dask collections writes no checkpoint: set checkpoint=None."
             )
         return partitioned_rows(self, device, X, y, sample_weight, X_unlabeled, continuing)
 
