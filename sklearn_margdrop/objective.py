@@ -147,7 +147,8 @@ class Objective(nn.Module):
         self, network: NoisyNetwork, rows: WeightedRows, generator: torch.Generator | None
     ) -> Iterable[WeightedRows]:
         x, last = rows.x, len(network.layers) - 1
-        if self.method != "quadratic" or not network.noise or min(network.noise) == last:
+        noisy_before = bool(network.noise) and min(network.noise) < last
+        if self.method != "quadratic" or not noisy_before or len(x) == 0:
             return _cut(network, rows)
         *_, output = network.linears
         # The same signs are drawn, however the rows are cut.
