@@ -198,7 +198,7 @@ def test_the_history_of_a_stream_is_bounded_and_its_curves_are_whole(cls, data, 
     models = [cls(random_state=0, max_iter=3, **special) for _ in range(2)]
     for _ in range(12):
         models[0].partial_fit(X, y)
-    monkeypatch.setattr("sklearn_margdrop.training._STREAM_HISTORY", 5)
+    monkeypatch.setattr("sklearn_margdrop.recording._STREAM_HISTORY", 5)
     for call in range(12):
         models[1].partial_fit(X, y)
         net = models[1].net_
@@ -225,12 +225,13 @@ def test_the_history_of_a_stream_is_bounded_and_its_curves_are_whole(cls, data, 
 
 
 def test_a_call_that_fails_leaves_the_curves(data):
-    X, y = data
+    X, _ = data
     model = MarginalizedDropoutRegressor((3,), random_state=0).partial_fit(X, X[:, 0])
     curve = list(model.loss_curve_)
-    with pytest.raises(ValueError, match="non-finite"), np.errstate(over="ignore"):
-        model.partial_fit(X, 1e300 * X[:, 0])
+    with pytest.raises(ValueError, match="non-finite"):
+        model.set_params(learning_rate_init=1e300).partial_fit(X, X[:, 0])
     assert model.loss_curve_ == curve
+    assert model.set_params(learning_rate_init=0.01).partial_fit(X, X[:, 0]).n_iter_ == 2
 
 
 LAYOUTS = {
@@ -297,7 +298,7 @@ def test_memory_maps_are_validated(mapped, data):
     for model in MODELS:
         with pytest.raises(ValueError, match="contains NaN"):
             model.fit(mapped(X), np.arange(len(X)) % 2)
-    with pytest.raises(ValueError, match="[Cc]omplex"):
+    with pytest.raises(ValueError, match="Complex"):
         MODELS[0].fit(mapped(X.astype(complex)), np.arange(len(X)) % 2)
 
 
