@@ -92,19 +92,20 @@ def in_fresh_process(function, *args, **kwargs):
 def peak_memory(call):
     """Megabytes by which this process exceeds, at most, the memory that it holds now (Linux)."""
     gc.collect()
-    before = _status("VmRSS")
+    before = memory_status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     call()
-    return _status("VmHWM") - before
+    return memory_status("VmHWM") - before
 
 
 def resident_memory():
     """Megabytes that this process holds now (Linux)."""
     gc.collect()
-    return _status("VmRSS")
+    return memory_status("VmRSS")
 
 
-def _status(field):
+def memory_status(field):
+    """A field of /proc/self/status in megabytes (Linux)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) / 1e3

@@ -21,17 +21,15 @@ from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.objective import Objective, Terms
 from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
 from sklearn_margdrop.prediction import PredictingNet
+from sklearn_margdrop.recording import RecordingNet
 from sklearn_margdrop.saving import net_state, restore_net
 from sklearn_margdrop.stability import MOST_RETURNS, EpochMeans, StopTraining, Watch
-
-#: The history of a stream holds so many of its last epochs.
-_STREAM_HISTORY = 1000
 
 #: What skorch runs for each batch.
 StepFunction: TypeAlias = Callable[..., dict[str, Any]]
 
 
-class MarginalizedNet(PredictingNet):
+class MarginalizedNet(RecordingNet, PredictingNet):
     """A skorch net that trains a :class:`NoisyNetwork` on an :class:`Objective`.
 
     An epoch is recorded in ``history`` as ``train_loss`` (the objective), ``penalty`` and, with
@@ -94,8 +92,6 @@ class MarginalizedNet(PredictingNet):
     rate_factor_: float
     callbacks_: list[tuple[str, Any]]
     order_generator_: torch.Generator
-    lowest_: dict[str, float]
-    n_forgotten_: int = 0
     _watch: Watch | None
     _epoch_batches: Batches | None
     _unlabeled_left: list[slice | Tensor]
@@ -132,8 +128,6 @@ class MarginalizedNet(PredictingNet):
         self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
         self.order_generator_ = torch.Generator().manual_seed(self.seed)
         self.rate_factor_ = 1.0
-        self.lowest_ = {}
-        self.n_forgotten_ = 0
         self._checkpoint = self._watch = self._epoch_batches = None
         self._unlabeled_left = []
         return self
@@ -187,19 +181,12 @@ class MarginalizedNet(PredictingNet):
             self.optimizer_.forget()
 
     def take_over(self, previous: MarginalizedNet, incremental: bool = False) -> None:
-        """Go on from the weights, optimiser, random streams and history of another net.
-
-        An `incremental` one leaves all but the last of the history behind: skorch copies it
-        wherever it records a value, and a stream has no end.
-        """
+        """Go on from the weights, optimiser, random streams and record of another net."""
         # Centres come and go with the activation function.
         state = self.module_.state_dict()
         common = previous.module_.state_dict().items()
         self.module_.load_state_dict(state | {name: w for name, w in common if name in state})
-        n_kept = _STREAM_HISTORY - 1 if incremental else len(previous.history)
-        self.history = type(previous.history)(previous.history[-n_kept:])
-        self.n_forgotten_ = previous.n_epochs - len(self.history)
-        self.lowest_ = dict(getattr(previous, "lowest_", {}))
+        self.go_on_recording(previous, incremental)
         if self.lr == previous.lr:
             self._take_over_rates(previous)
         if type(self.optimizer_) is type(previous.optimizer_):
@@ -284,15 +271,6 @@ class MarginalizedNet(PredictingNet):
         """Whether all parameters are finite, a tensor on the device."""
         return torch.stack([p.isfinite().all() for p in self.module_.parameters()]).all()
 
-    def on_epoch_begin(self, net: Self, *args: Any, **kwargs: Any) -> None:
-        super().on_epoch_begin(net, *args, **kwargs)
-        self.history.record("epoch", self.n_epochs)
-
-    def on_batch_begin(
-        self, net: Self, batch: Any = None, training: bool = False, **kwargs: Any
-    ) -> None:
-        """Record nothing: histories of every batch would outgrow small models."""
-
     def get_iterator(self, dataset: Any, training: bool = False) -> Iterable[Any]:
         if isinstance(dataset, Subset) and isinstance(dataset.dataset, Rows):
             dataset = dataset.dataset.subset(torch.as_tensor(dataset.indices))
@@ -346,15 +324,6 @@ class MarginalizedNet(PredictingNet):
             self.history.record("valid_score", score)
         batch = (rows, self.decode(rows.y))
         self.notify("on_batch_end", batch=batch, y_pred=eta, training=False)
-
-    def _record(self, name: str, value: float, n_rows: int) -> None:
-        """A loss, and whether it is the lowest of the history, as skorch's callbacks ask."""
-        lowest = self.lowest_.get(name, math.inf)
-        self.lowest_[name] = min(value, lowest)
-        self.history.record(name, value)
-        self.history.record(f"{name}_best", value < lowest)
-        self.history.record_batch(name, value)
-        self.history.record_batch(name.replace("loss", "batch_size"), n_rows)
 
     def _run_watched(self, iterator: Batches, step_fn: StepFunction, unit: float) -> EpochMeans:
         """The same until the objective does not explode, with half the learning rate each time."""

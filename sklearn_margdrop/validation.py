@@ -14,12 +14,13 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, DTypeLike
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import _check_sample_weight
 
+from sklearn_margdrop.batches import is_mapped
 from sklearn_margdrop.noise import NOISE_MODELS, Noise
 
 _PLACEMENTS = ("both", "input", "hidden", "none")
@@ -246,7 +247,17 @@ def encode_labels(
     return np.searchsorted(known, y), known
 
 
-def check_range(X: Any, name: str, small: bool = True) -> None:
+def conversion(X: Any, dtype: Any, kinds: str | list[str] = "csr") -> dict[str, Any]:
+    """How scikit-learn is to convert `X`: not at all where that would copy a whole file."""
+    mapped = is_mapped(X)
+    return {
+        "accept_sparse": kinds,
+        "dtype": "numeric" if mapped else dtype,
+        "order": None if mapped else "C",
+    }
+
+
+def check_range(X: Any, name: str, dtype: DTypeLike, small: bool = True) -> None:
     """Raise where squares of the data, which penalties are made of, are no numbers of the dtype.
 
     `small` says whether that goes for data of tiny units as well. A thousandth of what can be
@@ -254,13 +265,13 @@ def check_range(X: Any, name: str, small: bool = True) -> None:
     """
     values = X.data if hasattr(X, "tocsr") else X
     largest = max(float(values.max()), -float(values.min())) if values.size else 0.0
-    limits = np.finfo(values.dtype if values.dtype.kind == "f" else np.float64)
+    limits = np.finfo(np.dtype(dtype))
     low, high = 1e3 * float(limits.tiny) ** 0.5, 1e-3 * float(limits.max) ** 0.5
     if largest > high or (small and 0 < largest < low):
-        other = " or pass float64" if values.dtype == np.float32 else ""
+        other = " or pass float64" if limits.dtype == np.float32 else ""
         raise ValueError(
             f"{name} has values of up to {largest:.3g}, whose squares are too "
-            f"{'large' if largest > 1 else 'small'} for {values.dtype}: they should be of between "
+            f"{'large' if largest > 1 else 'small'} for {limits.dtype}: they should be of between "
             f"{low:.2g} and {high:.2g}. Scale {'the features' if name != 'y' else 'y'} "
             f"(StandardScaler, MaxAbsScaler){other}."
         )

@@ -21,7 +21,7 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sklearn_margdrop.batches import Features, Host, Rows, is_mapped
+from sklearn_margdrop.batches import Features, Host, Rows
 from sklearn_margdrop.callbacks import FitTasks
 from sklearn_margdrop.checkpoints import Checkpoints
 from sklearn_margdrop.csr import MatrixLike
@@ -38,6 +38,7 @@ from sklearn_margdrop.validation import (
     check_device,
     check_range,
     check_weights,
+    conversion,
     fresh_random_state,
     release_memory,
     to_tensor,
@@ -74,13 +75,6 @@ class Data(NamedTuple):
     weight: np.ndarray
     X_unlabeled: Host | None
     dtype: type[np.floating]
-
-
-def _conversion(X: Any, dtype: Any) -> dict[str, Any]:
-    """How scikit-learn is to convert `X`: not at all where that would read a whole file."""
-    if is_mapped(X):
-        return {"dtype": "numeric", "order": None}
-    return {"dtype": dtype, "order": "C"}
 
 
 class BaseMarginalizedEstimator(
@@ -368,26 +362,22 @@ class BaseMarginalizedEstimator(
         dtype: Any = self._dtype() if continuing else [np.float64, np.float32]
         if device.type == "mps":
             dtype = np.float32
-        checks = {"reset": not continuing, "accept_sparse": "csr", "multi_output": True}
-        X, y = validate_data(self, X, y, **checks, **_conversion(X, dtype))
-        check_range(X, "X")
-        weight = check_weights(sample_weight, X)
+        checks = {"reset": not continuing, "multi_output": True}
+        X, y = validate_data(self, X, y, **checks, **conversion(X, dtype))
         if isinstance(dtype, list):
             dtype = np.float32 if X.dtype == np.float32 else np.float64
+        check_range(X, "X", dtype)
+        weight = check_weights(sample_weight, X)
         y = self._encode_target(y, dtype, continuing, classes)
         weight = weight * self._target_weight(y, weight, incremental)
         if X_unlabeled is not None:
             try:
                 X_unlabeled = validate_data(
-                    self,
-                    X_unlabeled,
-                    reset=False,
-                    accept_sparse="csr",
-                    **_conversion(X_unlabeled, dtype),
+                    self, X_unlabeled, reset=False, **conversion(X_unlabeled, dtype)
                 )
             except ValueError as error:
                 raise ValueError(f"X_unlabeled is not like X: {error}") from error
-            check_range(X_unlabeled, "X_unlabeled", small=False)
+            check_range(X_unlabeled, "X_unlabeled", dtype, small=False)
             if self._keeps_sparse and sparse.issparse(X) != sparse.issparse(X_unlabeled):
                 X, X_unlabeled = sparse.csr_array(X), sparse.csr_array(X_unlabeled)
         return Data(X, y, weight, X_unlabeled, dtype)
@@ -422,8 +412,7 @@ class BaseMarginalizedEstimator(
         if is_dask(X):
             raise TypeError(_PREDICTS_NO_DASK)
         kinds = ["csr", "csc"] if self._keeps_sparse else "csr"
-        conversion = _conversion(X, self._dtype())
-        return validate_data(self, X, reset=False, accept_sparse=kinds, **conversion)
+        return validate_data(self, X, reset=False, **conversion(X, self._dtype(), kinds))
 
     def _features(self, X: Host, device: torch.device, dtype: type[np.floating]) -> Features:
         if not isinstance(X, np.ndarray) and has_duplicates(X):
@@ -463,17 +452,6 @@ class BaseMarginalizedEstimator(
             None if unit else to_tensor(weight.astype(features.dtype), device),
             index=None if everything else torch.from_numpy(index),
         )
-
-    def _curve(self, known: str, key: str, net: MarginalizedNet, incremental: bool) -> list[float]:
-        """What the history holds of `key`, after what it has forgotten of it.
-
-        A stream's goes on in the same list, so that no call has to copy what was before it.
-        """
-        curve: list[float] = getattr(self, known) if net.n_forgotten_ else []
-        curve = curve if incremental else curve.copy()
-        del curve[net.n_forgotten_ :]
-        curve += [epoch[key] for epoch in net.history]
-        return curve
 
     def _target_weight(
         self, y: np.ndarray, weight: np.ndarray, incremental: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -100,9 +101,9 @@ class Coefficients:
     def _linear_predictor(self, X: MatrixLike) -> Tensor:
         X = self._check_rows(X)
         coef = self.coef_ if self.coef_.ndim == 2 else self.coef_.reshape(1, -1)
-        parts = [X]
+        parts: Iterable[Any] = [X]
         if X.dtype != coef.dtype:  # a file's, which is not to be converted whole
-            parts = [X[block].astype(coef.dtype) for block in blocks(*X.shape)]
+            parts = (X[block].astype(coef.dtype) for block in blocks(*X.shape))
         eta = [safe_sparse_dot(part, coef.T, dense_output=True) for part in parts]
         return torch.from_numpy(np.concatenate(eta) + self.intercept_)
 

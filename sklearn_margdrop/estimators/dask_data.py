@@ -50,7 +50,7 @@ class Scales(NamedTuple):
 def _check(X: Any, y: Any, weight: Any, labelled: bool, checks: dict[str, Any]) -> Part:
     name = "X" if labelled else "X_unlabeled"
     X = check_array(X, ensure_min_samples=0, input_name=name, **checks)
-    check_range(X, name, small=False)
+    check_range(X, name, X.dtype, small=False)
     if not labelled:
         return Part(X, None, None)
     y = np.asarray(y)

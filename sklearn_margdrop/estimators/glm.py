@@ -309,7 +309,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
     def _store(self, net: MarginalizedNet, rows: Rows, incremental: bool) -> None:
         self.__dict__.update(self._attributes(net))
         self.n_iter_ = net.n_epochs
-        self.loss_curve_ = self._curve("loss_curve_", "train_loss", net, incremental)
+        self.loss_curve_ = net.curve("train_loss", getattr(self, "loss_curve_", []), incremental)
         self.objective_ = self.loss_curve_[-1] if self.loss_curve_ else np.nan
         self.penalty_ = net.history[-1, "penalty"] if self.loss_curve_ else np.nan
         information = self._as_fitted(self._information(net, rows).cpu().numpy())

@@ -279,8 +279,10 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     def _store(self, net: MarginalizedNet, rows: Rows, incremental: bool) -> None:
         scores = [epoch["valid_score"] for epoch in net.history if "valid_score" in epoch]
         self.n_iter_ = net.n_epochs
-        self.loss_curve_ = self._curve("loss_curve_", "train_loss", net, incremental)
-        self.penalty_curve_ = self._curve("penalty_curve_", "penalty", net, incremental)
+        self.loss_curve_ = net.curve("train_loss", getattr(self, "loss_curve_", []), incremental)
+        self.penalty_curve_ = net.curve(
+            "penalty", getattr(self, "penalty_curve_", []), incremental
+        )
         self.validation_scores_ = scores if self.early_stopping else None
         self.best_validation_score_ = net.best_score_
 
