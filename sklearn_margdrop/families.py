@@ -338,8 +338,12 @@ class Categorical(Family):
         return mean.log()
 
     def curvature(self, eta: Tensor) -> Tensor:
-        o = eta.softmax(-1)
-        return o * (1 - o)
+        share = (eta - eta.detach().amax(-1, keepdim=True)).exp()
+        total = share.sum(-1, keepdim=True)
+        # 1 - o of a confident prediction is rounding alone; the sum of the others is not.
+        top = torch.arange(eta.shape[-1], device=eta.device) == eta.argmax(-1, keepdim=True)
+        others = share.masked_fill(top, 0.0).sum(-1, keepdim=True)
+        return share * torch.where(top, others, total - share) / total.square()
 
     def loss(self, eta: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(eta, y, reduction="none")
@@ -414,6 +418,8 @@ class Categorical(Family):
         variance = noise.output_variance(weight).expand_as(eta)
         second_order = self.curvature_trace(eta, noise.variance, noise.weight)
         independent = (self.curvature(eta) * variance).sum(-1)
-        # Where next to no variance is left, the ratio is of no account but must stay finite.
-        scale = second_order / (independent + torch.finfo(eta.dtype).eps ** 2)
+        # Where next to no variance is left, the ratio is of no account but must stay finite. No
+        # covariance is above the mean of its variances, so that it is at most 2 but for rounding.
+        scale = second_order / (independent + torch.finfo(eta.dtype).tiny ** 0.5)
+        scale = scale.clamp_max(2.0)
         return logsumexp_gap(eta, scale.unsqueeze(-1) * variance)

@@ -29,6 +29,9 @@ from sklearn_margdrop.noise import random_int16
 from sklearn_margdrop.products import product, sum_of_squares
 from sklearn_margdrop.sparse import Matrix
 
+#: With more rows than this, writing U out costs more than the elementwise form of its product.
+_MAX_DENSE_ROWS = 128
+
 
 def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Tensor:
     """The exact second-order penalty.
@@ -84,7 +87,7 @@ def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Ten
         size = slice_length(n_rows, trace.eta[..., 0].numel() * pulled_width(affine), trace.eta)
     if probes is not None:
         pull = _combinations(*family.curvature_rows(trace.eta), weight, probes)
-    elif size < n_rows:
+    elif size < n_rows or n_rows > _MAX_DENSE_ROWS:
         pull = _factor_rows(*family.curvature_rows(trace.eta), weight)
     else:
         return _sweep(trace, first, product(family.curvature_factor(trace.eta), weight))
