@@ -311,3 +311,25 @@ def test_soak_compares_fits_in_threads_with_the_same_alone(scripts):
     finally:
         torch.set_num_threads(threads)
     assert result == {"fits": 4, "threads": 4, "different": 0}
+
+
+def test_streams_measure_time_and_memory(scripts, tmp_path, monkeypatch, capsys):
+    streams = scripts("streams")
+    monkeypatch.setattr(streams, "CHUNK", 64)
+    monkeypatch.setattr(streams, "N_FEATURES", 8)
+    monkeypatch.setattr(streams, "in_fresh_process", lambda call, *args: call(*args))
+    path = tmp_path / "streams.json"
+    command = ["streams.py", "--quick", "--json", str(path), "--folder", str(tmp_path)]
+    sizes = ["--gigabytes", "1e-9", "--file-gigabytes", "1e-9"]
+    monkeypatch.setattr(sys, "argv", [*command[:1], *command[2:], *sizes])
+    streams.main()
+    stream, file = json.loads(path.read_text())["cases"].values()
+    for figures in stream.values():
+        assert figures["rows_per_second"] > 0
+        assert figures["peak_megabytes"] > 50
+        assert figures["accuracy"] > 0.5
+        assert figures["ratios"]["SGDClassifier.partial_fit"][0] > 0
+    for figures in file.values():
+        assert figures["anonymous_megabytes"] >= figures["growth_megabytes"]
+    assert "times SGDClassifier's seconds" in capsys.readouterr().out
+    assert [each.name for each in tmp_path.iterdir()] == ["streams.json"]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback
 
@@ -400,3 +401,49 @@ def test_sparse_data_of_memory_maps(solver, mapped, data):
     ]
     np.testing.assert_array_equal(models[0].coef_, models[1].coef_)
     np.testing.assert_array_equal(models[0].predict(X), models[1].predict(file))
+
+
+@pytest.mark.parametrize("cls", [*NETWORKS, *GLMS])
+def test_incremental_of_dask_calls_block_by_block(cls, data):
+    da = pytest.importorskip("dask.array")
+    wrappers = pytest.importorskip("dask_ml.wrappers")
+    X, y = data
+    y, first_call = target_of(cls, y)
+    model = network(cls) if cls in NETWORKS else cls(solver="adagrad", random_state=0)
+    blocks = da.from_array(X, chunks=(SIZE, D)), da.from_array(y, chunks=SIZE)
+    scoring = "accuracy" if first_call else "neg_mean_squared_error"
+    incremental = clone(wrappers.Incremental(model, scoring=scoring, shuffle_blocks=False))
+    incremental.fit(*blocks, **first_call)
+    by_hand = clone(model)
+    for chunk in chunks(len(X), SIZE):
+        by_hand.partial_fit(X[chunk], y[chunk], **first_call)
+    assert_same(by_hand, incremental.estimator_, n_before=N_BATCHES - 1)
+    predicted = incremental.predict(blocks[0]).compute()
+    np.testing.assert_allclose(predicted, by_hand.predict(X), rtol=1e-12)
+    assert incremental.score(*blocks) > -np.inf
+    assert not hasattr(model, "n_iter_")
+    assert incremental.partial_fit(*blocks, **first_call).n_iter_ == 2 * N_BATCHES
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_record_batches_of_parquet(library, data, tmp_path):
+    pytest.importorskip(library)
+    pq = pytest.importorskip("pyarrow.parquet")
+    pa = pytest.importorskip("pyarrow")
+    X, y = data
+    y, first_call = target_of(MarginalizedDropoutClassifier, y)
+    names = [f"x{j}" for j in range(D)]
+    columns = dict(zip([*names, "y"], [*X.T, y], strict=True))
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet", row_group_size=25)
+    model, by_hand = (network(MarginalizedDropoutClassifier) for _ in range(2))
+    with pq.ParquetFile(tmp_path / "rows.parquet") as file:
+        for batch in file.iter_batches(batch_size=20):
+            if library == "pandas":
+                frame = batch.to_pandas()
+            else:
+                frame = pytest.importorskip("polars").from_arrow(batch)
+            model.partial_fit(frame[names], frame["y"], **first_call)
+    for chunk in chunks(len(X), 20):
+        by_hand.partial_fit(X[chunk], y[chunk], **first_call)
+    assert list(model.feature_names_in_) == names
+    assert_same(by_hand, model, n_before=2)
