@@ -9,7 +9,8 @@ arrays.
 """
 
 # %%
-# Rows of two spheres, one in the other, which a plane cannot tell apart, written to a file a chunk at a time.
+# Rows of two spheres, one in the other, which a plane cannot tell apart, written to a file a chunk
+# at a time.
 
 import pickle
 import tempfile
@@ -57,8 +58,9 @@ for start in range(chunk, n_rows, chunk):
         scores[name].append(model.score(X_valid, y_valid))
 
 # %%
-# `loss_curve_` has a number for each chunk, the mean objective of its batches. Each is that of the
-# weights before the batch was learned, so that the curve is one of data that the model had not seen.
+# `loss_curve_` has a number for each chunk, the mean objective of its batches. Each is that of
+# the weights before the batch was learned, so that the curve is one of data that the model had not
+# seen.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 3.4), layout="constrained")
 for name, model in models.items():
