@@ -19,8 +19,8 @@ class RecordingNet(NeuralNet):
     lowest_: dict[str, float]
     n_forgotten_: int = 0
 
-    def initialize(self) -> Self:
-        super().initialize()
+    def _initialize_history(self) -> Self:
+        super()._initialize_history()
         self.lowest_ = {}
         self.n_forgotten_ = 0
         return self
