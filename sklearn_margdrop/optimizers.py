@@ -70,7 +70,8 @@ class FisherLBFGS:
     @property
     def is_ready(self) -> bool:
         """Whether `precondition` has been called."""
-        return len(self._inverse) > 0
+        # None in the pickles of earlier versions.
+        return self._inverse is not None and len(self._inverse) > 0
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on but the parameters; nothing once it is forgotten."""

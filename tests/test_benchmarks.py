@@ -90,12 +90,12 @@ def test_check_fails_where_a_ratio_has_risen(stored, run, tmp_path, factor, code
     assert ("WORSE" in output) == bool(code)
 
 
-def test_processes_take_turns_with_one(tmp_path, run):
+def test_processes_take_turns_with_one(tmp_path):
     pytest.importorskip("accelerate")
     path = tmp_path / "processes.json"
     shape = ("--layers", "8-6-3", "--turns", 2, "--steps", 1)
-    code, output = run("data_parallel", *shape, "--json", path)
-    assert code == 0, output
+    done = run_process("data_parallel", *shape, "--json", path)
+    assert done.returncode == 0, done.stderr
     (peers,) = json.loads(path.read_text())["cases"].values()
     assert peers.keys() == {"one process", "2 processes", "the exchange alone"}
     assert all(figures["seconds"] > 0 for figures in peers.values())
