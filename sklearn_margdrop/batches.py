@@ -144,6 +144,11 @@ class Features:
         return hasattr(self.rows, "toarray")
 
     @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype of the tensors that `take` returns."""
+        return torch.from_numpy(np.empty(0, self.dtype)).dtype
+
+    @property
     def n_stored(self) -> int:
         """The numbers that the rows take in memory; an index counts as half a number."""
         return (
@@ -223,7 +228,7 @@ class MappedRows:
         self.parts = parts
         first, _ = parts[0]
         self.device = first.device
-        self.dtype = torch.from_numpy(np.empty(0, first.dtype)).dtype
+        self.dtype = first.torch_dtype
         self._sizes = [len(x) if index is None else len(index) for x, index in parts]
         self.shape = (sum(self._sizes), first.shape[1])
 
@@ -326,7 +331,7 @@ class Rows(torch.utils.data.Dataset[Batch]):
         """The sum over the labelled rows that ``function(y, weight)`` takes."""
         weight = self.weight
         if weight is None:
-            dtype = torch.from_numpy(np.empty(0, self.features.dtype)).dtype
+            dtype = self.features.torch_dtype
             weight = torch.ones(len(self), dtype=dtype, device=self.y.device)
         return function(self.y, weight)
 

@@ -183,9 +183,7 @@ class TrainingCheckpoint(Checkpoint):
 
 def _state(net: Any) -> dict[str, Any]:
     """All that the rest of the training depends on."""
-    left = [
-        [p.start, p.stop] if isinstance(p, slice) else p for p in net._epoch_batches.unlabeled_left
-    ]
+    left = net._epoch_batches.unlabeled_left
     return {
         "fitted": _kept(fitted_attributes(net)),
         "callbacks": {name: _callback_state(name, each) for name, each in _stateful(net)},
