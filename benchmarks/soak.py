@@ -44,7 +44,7 @@ import strategies
 
 PARTS = "configurations", "fits", "threads", "processes"
 SCALES = "moderate", "wide"
-BLOCK = 50
+BLOCK = 250
 
 #: Seconds without a sign of life after which a process is taken to hang; it has its own limit
 #: for a configuration, which is shorter.
@@ -59,12 +59,16 @@ def configuration(scales, number):
 def perform(scales, number):
     """What happened in both passes, counted; raises where something does not hold."""
     drawn = configuration(scales, number)
-    with properties.time_limit(), tempfile.TemporaryDirectory() as folder:
-        seen, bits = properties.fit_and_check(drawn, folder)
+    with properties.time_limit():
+        seen, bits = _fit_and_check(drawn)
         if properties.is_seeded(drawn):
-            again = properties.fit_and_check(drawn, folder)[1]
-            assert again == bits, "the same configuration gave other bits"
+            assert _fit_and_check(drawn)[1] == bits, "the same configuration gave other bits"
     return seen
+
+
+def _fit_and_check(drawn):
+    with tempfile.TemporaryDirectory() as folder:
+        return properties.fit_and_check(drawn, folder)
 
 
 def _perform_all(sender, scales, numbers):

@@ -44,6 +44,8 @@ class Family(ABC):
         Whether the target is a class label, and not a number.
     lowest, highest : float
         The smallest and the largest number that the target may be.
+    may_overflow : bool
+        Whether the mean may overflow where ``eta`` does not.
 
     Examples
     --------
@@ -56,6 +58,7 @@ class Family(ABC):
     labels: ClassVar[bool] = False
     lowest: ClassVar[float] = -math.inf
     highest: ClassVar[float] = math.inf
+    may_overflow: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -283,6 +286,7 @@ class Poisson(_Separate):
 
     name = "poisson"
     lowest = 0.0
+    may_overflow = True
 
     def log_partition(self, eta: Tensor) -> Tensor:
         return eta.exp().sum(-1)

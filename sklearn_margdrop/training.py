@@ -256,9 +256,12 @@ class MarginalizedNet(RecordingNet, PredictingNet):
             watch, self._watch, self._epoch_batches = self._watch, None, None
             if self._in_epoch:
                 del self.history[-1]  # which was cut short
-        if watch is None:
-            return self
         # No epoch has seen what the last step led to; a validation score has.
+        if watch is None:
+            if self.stop_reason_ != "diverged" and not self._predicts_finite(rows):
+                self.stop_reason_ = "diverged"
+                del self.history[-1:]  # which led there
+            return self
         unseen = self.stop_reason_ in ("max_iter", "converged") and self.train_split is None
         if unseen and watch.has_exploded(self._evaluate(rows)):
             self.stop_reason_ = "diverged"
@@ -270,6 +273,13 @@ class MarginalizedNet(RecordingNet, PredictingNet):
     def _is_finite(self) -> Tensor:
         """Whether all parameters are finite, a tensor on the device."""
         return torch.stack([p.isfinite().all() for p in self.module_.parameters()]).all()
+
+    def _predicts_finite(self, rows: Rows) -> bool:
+        """Whether the means of the rows are finite; L-BFGS makes no step where they are not."""
+        family = self.criterion_.family
+        if not family.may_overflow or isinstance(self.optimizer_, FisherLBFGS):
+            return True
+        return bool(family.mean(self.linear_predictor(rows)).isfinite().all())
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Iterable[Any]:
         if isinstance(dataset, Subset) and isinstance(dataset.dataset, Rows):

@@ -7,6 +7,7 @@ same configuration gives the same bits.
 """
 
 import contextlib
+import copy
 import io
 import pickle
 import random
@@ -34,6 +35,7 @@ from strategies import CLASSIFIERS
 from torch.nn.utils import clip_grad_norm_  # noqa: F401  skorch's clipping imports it late
 
 import sklearn_margdrop
+from sklearn_margdrop.checkpoints import TrainingCheckpoint
 from sklearn_margdrop.training import MarginalizedNet
 
 #: Seconds of a processor that a configuration may take.
@@ -66,6 +68,9 @@ DOCUMENTED = {
     "zero weights": r"^Sample weights must contain at least one non-zero number",
     "negative targets": r"^y has negative values, which family='poisson'",
     "large targets": r"^y has values above .*, which family='poisson'",
+    "checkpoint of a stream": r"^partial_fit writes no checkpoint",
+    "checkpoint of another fit": r"is of another fit; these differ",
+    "checkpoint of a longer fit": r"epochs behind it, more than max_iter=",
 }
 
 #: What the errors of invalid data say. Those of scikit-learn's checks are its words.
@@ -109,13 +114,19 @@ WARNINGS = {
 }
 
 
-def make_value(is_classifier, value, data):
+class Killed(BaseException):
+    """Ends a fit as a signal does: nothing knows how to treat it."""
+
+
+def make_value(is_classifier, value, data, folder):
     """The object that a plain value of a configuration stands for."""
     if isinstance(value, list):
         if value[:1] == ["<array>"]:
             return np.array(value[1:])
-        return [make_value(is_classifier, each, data) for each in value]
+        return [make_value(is_classifier, each, data, folder) for each in value]
     makers = {
+        "<folder>": lambda: Path(folder, "checkpoint"),
+        "<folder of each fit>": lambda: str(Path(folder, "checkpoints", "{fit}")),
         "<array>": lambda: np.array([4, 3]),
         "<RandomState>": lambda: np.random.RandomState(data.seed),
         "<generator>": lambda: np.random.default_rng(data.seed),
@@ -159,16 +170,16 @@ def data_labels(data):
     return kinds.get(data.labels, lambda: numbers)()
 
 
-def make_estimator(configuration):
+def make_estimator(configuration, folder):
     """The estimator, unfitted."""
-    parameters = make_parameters(configuration.parameters, configuration)
+    parameters = make_parameters(configuration.parameters, configuration, folder)
     return getattr(sklearn_margdrop, configuration.estimator)(**parameters)
 
 
-def make_parameters(parameters, configuration):
+def make_parameters(parameters, configuration, folder):
     is_classifier = configuration.estimator in CLASSIFIERS
     return {
-        name: make_value(is_classifier, value, configuration.data)
+        name: make_value(is_classifier, value, configuration.data, folder)
         for name, value in parameters.items()
     }
 
@@ -351,7 +362,7 @@ class Play:
             self.given["classes"] = data_labels(data)
         if wrong:
             spoil(wrong, self.given, data)
-        self.model = make_estimator(configuration)
+        self.model = make_estimator(configuration, folder)
         goes_on = configuration.parameters.get("warm_start") or configuration.calls != ("fit",)
         if (wrong or configuration.wrong) and not goes_on and data.seed % 2:
             self._fit_before(rng)
@@ -419,14 +430,43 @@ class Play:
         getattr(self.model, name)(**given)
 
     def _fit(self, name):
-        self._call(name)
+        model = self.model
+        kept = name == "fit" and model.checkpoint is not None
+        alone = copy.deepcopy(model).set_params(checkpoint=None) if kept else None
+        if not kept or self._is_killed():
+            self._call(name)
         self.seen["fits"] += 1
-        bits, model = fitted_bits(self.model), self.model
+        bits = fitted_bits(model)
+        if kept and is_seed(model.random_state):
+            self.model = alone
+            self._call(name)
+            self.model = model
+            assert fitted_bits(alone) == bits, "a fit that was killed ended elsewhere"
+            self.seen["fits with checkpoints"] += 1
         again = (repr(model.get_params()), model.random_state)
         if name == "fit" and not model.warm_start and isinstance(model.random_state, int):
             assert self.last in (None, (again, bits)) or self.last[0] != again, "other bits"
             self.last = again, bits
         self._check_predictions()
+
+    def _is_killed(self):
+        """Begin the fit, and kill it at the end of an epoch; whether it got as far."""
+        left = 1 + self.data.seed % 3
+        save = TrainingCheckpoint.save_model
+
+        def save_and_die(checkpoint, net):
+            nonlocal left
+            save(checkpoint, net)
+            left -= 1
+            if left == 0:
+                raise Killed
+
+        with mock.patch.object(TrainingCheckpoint, "save_model", save_and_die):
+            try:
+                self._call("fit")
+            except Killed:
+                return True
+        return False
 
     def _check_predictions(self):
         model, X = self.model, self.given["X"]
@@ -441,10 +481,6 @@ class Play:
         else:
             finite["predict"] = model.predict(X)
             assert finite["predict"].shape[0] == self.data.rows
-            if model.family == "poisson" and _is_above_one(model.learning_rate_init):
-                # A step as large as that may leave a mean, an exponential, that overflows.
-                finite["predict"] = np.minimum(finite["predict"], 1e308)
-                finite["score"] = max(finite["score"], -1e308)
         for name, values in finite.items():
             assert np.isfinite(values).all(), f"{name} is not finite"
 
@@ -483,7 +519,8 @@ class Play:
             assert np.array_equal(here, there), "a pickle predicts otherwise"
 
     def _do_set_params(self, parameters):
-        self.model.set_params(**make_parameters(parameters, self.configuration))
+        made = make_parameters(parameters, self.configuration, self.folder)
+        self.model.set_params(**made)
 
     def _do_sparsify(self):
         self._turn("sparsify")
@@ -497,14 +534,15 @@ class Play:
         self._are_close(self._predicted(self.given["X"]), before)
 
 
-def _is_above_one(rate):
-    return not isinstance(rate, str) and rate > 1
-
-
 def fit_and_check(configuration, folder):
     """What happened, counted by kind, and the bits of the parameters after each call."""
     play = Play(configuration, folder).all()
     return play.seen, play.bits
+
+
+def is_seed(random_state):
+    """Whether two fits with it are the same."""
+    return isinstance(random_state, int | np.integer)
 
 
 def is_seeded(configuration):

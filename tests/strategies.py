@@ -100,6 +100,7 @@ WRONG = {
     "family": ["gamma", None, "bernoulli", 1],
     "fit_intercept": ["yes", None],
     "n_restarts": [-1, 0.5, None],
+    "checkpoint": [1, 0.5, True, ["runs"]],
 }
 
 #: What may be wrong with the data.
@@ -158,7 +159,7 @@ def is_glm(estimator):
 def _parameters(estimator):
     common = {"noise", "retain_rate", "noise_std", "method", "alpha", "unlabeled_discount"}
     common |= {"solver", "batch_size", "learning_rate_init", "max_iter", "tol", "warm_start"}
-    common |= {"device", "random_state", "verbose"}
+    common |= {"device", "random_state", "verbose", "checkpoint"}
     common |= {"class_weight"} if estimator in CLASSIFIERS else {"family"}
     if is_glm(estimator):
         return common | {"fit_intercept", "n_restarts"}
@@ -234,6 +235,7 @@ def _draw_parameters(choose, estimator, data, wide, share=0.5):
         "tol": one([0, 0.0, 1e-3, 1e9]),
         "warm_start": one([False, True]),
         "verbose": one([False, True, 0, 2]),
+        "checkpoint": one([None, None, None, "<folder>", "<folder of each fit>"]),
     }
     always = {"max_iter": choose.randint(1, 6)}
     always["random_state"] = one([0, 1, 2**31, "<RandomState>", "<numpy int>", None])

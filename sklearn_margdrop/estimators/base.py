@@ -379,7 +379,7 @@ class BaseMarginalizedEstimator(
                 raise ValueError(f"X_unlabeled is not like X: {error}") from error
             check_range(X_unlabeled, "X_unlabeled", dtype, small=False)
             if self._keeps_sparse and sparse.issparse(X) != sparse.issparse(X_unlabeled):
-                X, X_unlabeled = sparse.csr_array(X), sparse.csr_array(X_unlabeled)
+                X, X_unlabeled = (sparse.csr_array(each, dtype=dtype) for each in (X, X_unlabeled))
         return Data(X, y, weight, X_unlabeled, dtype)
 
     def _rows(

@@ -340,6 +340,6 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             "retain_rate, lower noise_std)"
         )
         return (
-            f"The objective or the coefficients became non-finite in iteration "
+            f"The objective, the coefficients or the predictions became non-finite in iteration "
             f"{net.n_epochs + 1}; {change}, increase alpha, or scale the features."
         )

@@ -53,7 +53,9 @@ def pretrain(
     *hidden, _ = network.linears
     for position, linear in enumerate(hidden):
         if position > 0:
-            data = _output(hidden[position - 1], network.layers[2 * position - 1], data)
+            # A memory map keeps a dtype of its own, and is converted as it is taken.
+            features = Features(data, linear.weight.device, False, dtype=rows.features.dtype)
+            data = _output(hidden[position - 1], network.layers[2 * position - 1], features)
         transformer = _prepare(template, linear.out_features, random_state)
         _check_range(transformer, data)
         _take_over(linear, transformer.fit(data, None))
@@ -123,8 +125,7 @@ def _take_over(linear: nn.Linear, transformer: Any) -> None:
 
 
 @torch.no_grad()
-def _output(linear: nn.Linear, activation: nn.Module, data: Host) -> np.ndarray:
+def _output(linear: nn.Linear, activation: nn.Module, features: Features) -> np.ndarray:
     """What a hidden layer makes of its input, in blocks of bounded memory."""
-    features = Features(data, linear.weight.device, resident=False)
     cut = blocks(len(features), max(linear.in_features, linear.out_features))
     return np.concatenate([activation(linear(features.take(b))).cpu().numpy() for b in cut])
