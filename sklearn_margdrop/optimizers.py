@@ -12,6 +12,10 @@ from torch import Tensor, nn
 #: A step length, and the function and its slope there.
 Point: TypeAlias = tuple[float, float, float]
 
+#: Steps without progress after which what is left is rounding. The gradient may grow for a while
+#: before it shrinks, where the values no longer tell.
+_PATIENCE = 20
+
 
 class FisherLBFGS:
     """L-BFGS in coordinates where the curvature is about one, one iteration a step.
@@ -35,7 +39,8 @@ class FisherLBFGS:
     decrement : float
         The norm of the gradient where the curvature is one, at the end of the last step.
     stalled : bool
-        Whether the last step found nothing lower.
+        Whether the rest is rounding: the last step found nothing lower, or the last twenty neither
+        the lowest value nor the smallest decrement so far.
 
     Examples
     --------
@@ -85,6 +90,8 @@ class FisherLBFGS:
                 "value": self._value,
                 "decrement": self.decrement,
                 "stalled": self.stalled,
+                "lowest": self._lowest,
+                "n_fruitless": self._n_fruitless,
             }
         return {"state": state, "param_groups": []}
 
@@ -100,6 +107,7 @@ class FisherLBFGS:
         self._changes[self._slots] = state["changes"].to(self._steps)
         self._value = state["value"]
         self.decrement, self.stalled = state["decrement"], state["stalled"]
+        self._lowest, self._n_fruitless = state["lowest"], state["n_fruitless"]
 
     def precondition(self, diagonal: Sequence[Tensor]) -> None:
         """Start from the present parameters and a `diagonal` of the Hessian, one tensor for each.
@@ -124,6 +132,8 @@ class FisherLBFGS:
         self._changes = torch.empty_like(self._steps)
         self._slots = []
         self._value = None
+        self._lowest = math.inf, math.inf  # value and decrement
+        self._n_fruitless = 0  # steps since one of them was as low
 
     def forget(self) -> None:
         """Let go of all but the parameters; a next step needs `precondition`."""
@@ -169,10 +179,12 @@ class FisherLBFGS:
         except BaseException:
             self._x.copy_(before)  # not where the line search happened to be
             raise
-        descent, self.decrement = self.decrement, self._decrement()
-        # Lower in neither value nor slope: the rest is rounding.
-        self.stalled = t == 0 or (value >= self._value and self.decrement >= descent)
-        self._value = value
+        self._value, self.decrement = value, self._decrement()
+        least, smallest = self._lowest
+        is_lower = value < least or self.decrement < smallest
+        self._lowest = min(value, least), min(self.decrement, smallest)
+        self._n_fruitless = 0 if is_lower else self._n_fruitless + 1
+        self.stalled = t == 0 or self._n_fruitless >= _PATIENCE
         change.neg_().add_(self._grad)
         direction.mul_(t)
         if float(change.dot(direction)) > 0:

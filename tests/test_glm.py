@@ -804,3 +804,17 @@ def test_cuda_agrees_with_the_cpu(family, method, container):
     )
     assert_allclose(gpu.coef_, cpu.coef_, atol=1e-6)
     assert_allclose(gpu.predict(container(X)), cpu.predict(container(X)), atol=1e-5)
+
+
+def test_flat_directions_are_found_where_values_no_longer_tell():
+    """Along them the gradient of L-BFGS grows before it shrinks, and differences are rounding."""
+    rng = np.random.RandomState(0)
+    X = rng.normal(size=(400, 6))
+    y = (X @ rng.normal(size=(6, 3)) + rng.normal(size=(400, 3))).argmax(1)
+    options = {"tol": 1e-12, "alpha": 1e-5, "max_iter": 500}
+    coefs = []
+    for step in (1, -1):
+        model = MarginalizedDropoutGLMClassifier(**options).fit(X[::step], y[::step])
+        assert model.net_.optimizer_.decrement <= 1e-12
+        coefs.append(model.coef_)
+    assert_allclose(*coefs, rtol=0, atol=1e-8)
