@@ -113,6 +113,6 @@ def test_unlabelled_rows_are_sparse_beside_a_memory_map_of_small_integers(tmp_pa
 def test_a_step_after_which_the_mean_overflows_is_an_error(estimator):
     X = np.c_[np.ones(6), np.arange(6.0)]
     model = make(estimator).set_params(family="poisson", learning_rate_init=1e4)
-    with pytest.raises(ValueError, match="(?i)became non-finite in .*lower learning_rate_init"):
+    with pytest.raises(ValueError, match=r"(?i)became non-finite in .*lower learning_rate_init"):
         model.partial_fit(X, [0, 1, 2, 30, 4, 500])
     assert not model.__sklearn_is_fitted__()
