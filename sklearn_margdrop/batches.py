@@ -131,8 +131,8 @@ class Features:
         self.is_mapped = is_mapped(X)
         if isinstance(X, np.ndarray) and not self.is_mapped and min(X.strides) < 0:
             X = self.rows = X.copy()  # one row or column: contiguous to numpy, but not to torch
-        shared = isinstance(X, np.ndarray) and X.flags.writeable and not self.is_mapped
-        if shared and (resident or self.device.type == "cpu"):
+        whole = isinstance(X, np.ndarray) and X.dtype == self.dtype and not self.is_mapped
+        if whole and X.flags.writeable and (resident or self.device.type == "cpu"):
             self.rows = torch.from_numpy(X).to(self.device)
 
     def __len__(self) -> int:
