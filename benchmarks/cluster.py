@@ -1,9 +1,11 @@
-"""Fits of a linear model on a Dask cluster of one machine: one and two workers, and messages.
+"""Fits of a linear model on a Dask cluster of one machine: one and two workers, and what is sent.
 
 Run ``python benchmarks/cluster.py`` on an idle machine with two cores or more. The workers are
-processes of one thread each, and take turns. What an evaluation costs besides its rows is timed on
-rows that cost nothing, and its bytes are counted. The last lines project both to more workers; no
-network lies between the processes here, so that its latency and bandwidth are assumptions.
+processes of one thread each; fits on one, on two and in this process alone, with one thread, take
+turns. The data lie on the workers before a fit begins. Bytes are those that the loopback interface
+counts (Linux), beside the size of what an evaluation sends and gets. The last lines project an
+evaluation to more workers, from its time on rows that cost nothing; no network lies between the
+processes here, so that its latency and bandwidth are assumptions.
 """
 
 import logging
@@ -13,7 +15,9 @@ import warnings
 
 import dask.array as da
 import numpy as np
-from distributed import Client, LocalCluster
+import psutil
+import torch
+from distributed import Client, LocalCluster, wait
 from harness import Results, parser
 
 from sklearn_margdrop import MarginalizedDropoutGLMClassifier
@@ -21,7 +25,8 @@ from sklearn_margdrop.partitions import _FAN_IN, Bundles
 
 #: Of the projection: bytes a second, and seconds a message.
 BANDWIDTH, LATENCY = 1.25e8, 1e-3
-PARTS = 4
+PARTS = 8
+ALONE, ONE, TWO = "this process", "1 worker", "2 workers"
 
 
 def rows_of(n_rows, n_features, n_classes):
@@ -32,12 +37,8 @@ def rows_of(n_rows, n_features, n_classes):
     return X, (X @ coef).argmax(1)
 
 
-def fit(rows, max_iter):
-    return MarginalizedDropoutGLMClassifier(retain_rate=0.9, max_iter=max_iter, tol=0).fit(*rows)
-
-
 class Evaluations:
-    """Counts and times the evaluations of the fits, and what each sends and gets."""
+    """Times the evaluations of the fits in it, and measures what each sends and gets."""
 
     def __init__(self):
         self.seconds, self.sent, self.received = [], 0, 0
@@ -60,18 +61,35 @@ class Evaluations:
         Bundles.sum = self.send
 
 
-def on_workers(n_workers, call):
-    """What a call returns on a cluster of its own."""
-    options = {"n_workers": n_workers, "threads_per_worker": 1, "dashboard_address": ":0"}
-    with LocalCluster(**options, silence_logs=logging.ERROR) as cluster, Client(cluster):
-        call()  # the workers import torch
-        return call()
+def bytes_moved():
+    """By the processes of this machine to each other so far."""
+    loopback = psutil.net_io_counters(pernic=True).get("lo")
+    return 0 if loopback is None else loopback.bytes_sent
 
 
-def evaluations(shape, max_iter):
+def fit(rows, max_iter):
+    """A model, the seconds of its fit, its evaluations, and the bytes that it moved."""
+    model = MarginalizedDropoutGLMClassifier(retain_rate=0.9, max_iter=max_iter, tol=0)
     with Evaluations() as seen:
-        fit(rows_of(*shape), max_iter)
-    return seen
+        before, start = bytes_moved(), time.perf_counter()
+        model.fit(*rows)
+        return model, time.perf_counter() - start, seen, bytes_moved() - before
+
+
+def fit_on(n_workers, shape, max_iter, threads=1):
+    """The same on a cluster of its own, whose workers hold the rows; and of few rows before."""
+    options = {"n_workers": n_workers, "threads_per_worker": threads, "dashboard_address": ":0"}
+    with (
+        LocalCluster(**options, silence_logs=logging.ERROR) as cluster,
+        Client(cluster) as client,
+    ):
+        tiny = rows_of(PARTS * 10, *shape[1:])
+        fit(tiny, max_iter)  # the workers import torch
+        few = fit(tiny, max_iter)[2]
+        rows = [each.persist() for each in rows_of(*shape)]
+        wait(rows)
+        client.rebalance()
+        return *fit(rows, max_iter), few
 
 
 def main():
@@ -79,49 +97,71 @@ def main():
     options.add_argument("--quick", action="store_true", help="few rows, to see that it runs")
     options = options.parse_args()
     warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
     results = Results(options)
-    shape, max_iter = ((4_000, 20, 3), 3) if options.quick else ((200_000, 100, 10), 10)
+    shape, max_iter = ((4_000, 20, 3), 3) if options.quick else ((400_000, 100, 10), 15)
     turns = options.turns or (1 if options.quick else 5)
-    seconds = {"1 worker": [], "2 workers": []}
+    whole, evaluation, moved = ({ALONE: [], ONE: [], TWO: []} for _ in range(3))
+    rows = [each.compute() for each in rows_of(*shape)]
+    alone, furthest, overheads = fit(rows, max_iter)[0], 0.0, []
 
     for _ in range(turns):
-        for n_workers, values in enumerate(seconds.values(), 1):
-            seen = on_workers(n_workers, lambda: evaluations(shape, max_iter))
-            values.append(float(np.median(seen.seconds)))
-    case = "an evaluation, {} x {}, {} classes".format(*shape)
-    results.add(case, seconds, ["1 worker"])
-    tiny = (PARTS * 2, *shape[1:])
-    seen = on_workers(2, lambda: evaluations(tiny, max_iter))
-    overhead = float(np.median(seen.seconds))
-    print(f"\nan evaluation of {tiny[0]} rows on 2 workers: {overhead * 1e3:.1f} ms")
-    print(f"bytes to each thread {seen.sent}, bytes back from each {seen.received}")
-    compute = float(np.median(seconds["1 worker"])) - overhead
-    figures = {"overhead": overhead, "sent": seen.sent, "received": seen.received}
+        for name, n_workers in {ALONE: 0, ONE: 1, TWO: 2}.items():
+            model, seconds, seen, n_bytes, few = (
+                fit_on(n_workers, shape, max_iter) if n_workers else (*fit(rows, max_iter), None)
+            )
+            whole[name].append(seconds)
+            evaluation[name].append(float(np.median(seen.seconds)) if seen.seconds else np.nan)
+            moved[name].append(n_bytes)
+            if name == TWO:
+                overheads.append(float(np.median(few.seconds)))
+            furthest = max(furthest, float(np.abs(model.coef_ - alone.coef_).max()))
+    case = "{} rows x {}, {} classes".format(*shape)
+    results.add(f"a fit of {max_iter} iterations, {case}", whole, [ALONE, ONE], unit="s")
+    del evaluation[ALONE]
+    results.add(f"an evaluation, {case}", evaluation, [ONE])
+    print(f"\nlargest difference of a coefficient from that of this process: {furthest:.1e}")
+    for name in (ONE, TWO):
+        print(f"a fit on {name} moved {np.median(moved[name]) / 1e6:.2f} MB over the loopback")
+    print(f"the rows take {rows[0].nbytes / 1e6:.0f} MB")
+
+    threads = PARTS // 2
+    few = fit_on(2, (PARTS * 10, *shape[1:]), max_iter, threads)[4]
+    first, last = float(np.median(overheads)), float(np.median(few.seconds))
+    each = max(0.0, (last - first) / (PARTS - 2))
+    print(f"an evaluation of {PARTS * 10} rows by 2 threads: {first * 1e3:.1f} ms, ", end="")
+    print(f"by {PARTS}: {last * 1e3:.1f} ms")
+    print(f"bytes to each thread {few.sent}, bytes back from each {few.received}")
+    compute = float(np.median(evaluation[ONE])) - first + each
+    figures = {"overhead": first, "overhead, each": each}
+    figures |= {"sent": few.sent, "received": few.received}
+    figures |= {f"moved, {name}": float(np.median(moved[name])) for name in (ONE, TWO)}
+    figures["largest difference"] = furthest
     for n_workers in (2, 10, 100):
-        project(n_workers, compute, overhead, seen, figures)
-    results.note("messages", "2 workers", {}, **figures)
+        overhead = first + (n_workers - 2) * each
+        seconds = project(n_workers, max(compute, 0.0), overhead, few)
+        figures[f"projected, {n_workers} workers"] = seconds
+    print(
+        f"assumed: {BANDWIDTH / 1e6:.0f} MB/s from and to the client and each worker, "
+        f"{LATENCY * 1e3:.0f} ms a message, one thread a worker, and an overhead that goes on "
+        f"growing as from 2 to {PARTS} threads. None of it is measured."
+    )
+    results.note("messages", TWO, {}, **figures)
     results.finish()
 
 
-def project(n_workers, compute, overhead, seen, figures):
+def project(n_workers, compute, overhead, seen):
     """On paper: rows in equal parts; the client sends in turn; sums are added in a tree."""
     levels = int(np.ceil(np.log(n_workers) / np.log(_FAN_IN)))
     network = n_workers * seen.sent / BANDWIDTH
     network += levels * (LATENCY + _FAN_IN * seen.received / BANDWIDTH)
-    tasks = overhead * n_workers / 2  # the scheduler's work grows with the messages
-    total = compute / n_workers + tasks + network
+    total = compute / n_workers + overhead + network
     print(
-        f"projected to {n_workers} workers, with as many rows in all: {total * 1e3:.1f} ms "
-        f"({compute / n_workers * 1e3:.1f} rows, {tasks * 1e3:.1f} scheduler, "
-        f"{network * 1e3:.1f} network)"
+        f"projected to {n_workers} workers, with as many rows in all: {total * 1e3:.1f} ms, "
+        f"{compute / total:.1f} x one worker ({compute / n_workers * 1e3:.1f} rows, "
+        f"{overhead * 1e3:.1f} tasks, {network * 1e3:.1f} network)"
     )
-    if n_workers == 100:
-        print(
-            f"assumed: {BANDWIDTH / 1e6:.0f} MB/s from and to the client and each worker, "
-            f"{LATENCY * 1e3:.0f} ms a message, one thread a worker, and an overhead that grows "
-            "with the number of workers from that of two. Measured is none of it."
-        )
-    figures[f"projected, {n_workers} workers"] = total
+    return total
 
 
 if __name__ == "__main__":

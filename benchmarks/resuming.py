@@ -52,30 +52,32 @@ def make_data():
     return X, (X @ rng.normal(size=(100, 5)) + rng.normal(size=(3000, 5))).argmax(1)
 
 
-def fit(name, folder=None):
+def fit(name, folder=None, max_iter=None):
     """The fitted parameters, as bytes, and the seconds that it took."""
     X, y = make_data()
+    model = MODELS[name].set_params(checkpoint=folder)
+    if max_iter is not None:
+        model.set_params(max_iter=max_iter)
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model = MODELS[name].set_params(checkpoint=folder).fit(X, y)
+        model.fit(X, y)
     seconds = time.perf_counter() - start
     parts = model.coefs_ if hasattr(model, "coefs_") else [model.coef_, model.intercept_]
     return b"".join(part.tobytes() for part in parts), seconds
 
 
-def start(name, folder, target):
-    command = [sys.executable, __file__, "--fit", name, str(folder), str(target)]
-    return subprocess.Popen(command)
+def start(*arguments):
+    return subprocess.Popen([sys.executable, __file__, "--fit", *map(str, arguments)])
 
 
-def run_killed(name, n_kills, expected, seconds, chance):
+def run_killed(name, max_iter, n_kills, expected, seconds, chance):
     """Numbers of kills, and of fits that ended at the expected bits, of one kill each."""
     equal = killed = 0
     for trial in range(n_kills):
         with tempfile.TemporaryDirectory() as place:
             folder, target = Path(place) / "checkpoint", Path(place) / "parameters"
-            child = start(name, folder, target)
+            child = start(name, max_iter, folder, target)
             while not (folder / ".lock").exists() and child.poll() is None:
                 time.sleep(0.005)
             time.sleep(chance.uniform(0, seconds))
@@ -83,7 +85,7 @@ def run_killed(name, n_kills, expected, seconds, chance):
             child.kill()
             child.wait()
             killed += not ended
-            start(name, folder, target).wait()
+            start(name, max_iter, folder, target).wait()
             equal += target.exists() and target.read_bytes() == expected
         print(f"  {name}: {trial + 1} of {n_kills}, {equal} equal", end="\r", flush=True)
     return killed, equal
@@ -93,11 +95,11 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two kills of each model")
     parser.add_argument("--json", type=Path, help="store the results here")
-    parser.add_argument("--fit", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--fit", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.fit:
-        name, folder, target = options.fit
-        Path(target).write_bytes(fit(name, folder)[0])
+        name, max_iter, folder, target = options.fit
+        Path(target).write_bytes(fit(name, folder, int(max_iter))[0])
         return
     n_kills, repeats = (2, 1) if options.quick else (20, 5)
     result = {"environment": environment(), "models": {}}
@@ -110,7 +112,7 @@ def main(arguments=None):
             expected, seconds = fit(name)
             times["without"].append(seconds)
         with_, without = (statistics.median(times[key]) for key in ("with", "without"))
-        killed, equal = run_killed(name, n_kills, expected, with_, chance)
+        killed, equal = run_killed(name, MODELS[name].max_iter, n_kills, expected, with_, chance)
         result["models"][name] = {
             "starts": n_kills,
             "killed": killed,

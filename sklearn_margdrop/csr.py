@@ -108,26 +108,23 @@ class CPUKernel:
 
         for _ in self._map(fill, self.blocks):
             pass
-        return self._as_tensor(out)
+        return self._scaled(torch.from_numpy(out))
 
     def multiply_transposed(self, grad: Tensor) -> Tensor:
         g = _as_numpy(grad)
 
-        def times(block: Block) -> np.ndarray:
+        def times(block: Block) -> Tensor:
             rows, matrix = block
-            product: np.ndarray = matrix @ g[rows]
-            return product
+            return torch.from_numpy(matrix @ g[rows])
 
+        # Summed by torch, which does not warn where numbers overflow: what trains notices.
         parts = self._map(times, self.transposed)
-        out = next(parts)
-        for part in parts:
-            out += part
-        return self._as_tensor(out)
+        return self._scaled(functools.reduce(Tensor.add_, parts))
 
-    def _as_tensor(self, out: np.ndarray) -> Tensor:
+    def _scaled(self, out: Tensor) -> Tensor:
         if self.factor != 1:
             out *= self.factor
-        return torch.from_numpy(out[:, None] if out.ndim == 1 else out)
+        return out[:, None] if out.ndim == 1 else out
 
 
 class GPUKernel:

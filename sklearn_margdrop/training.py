@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Self, TypeAlias
 
 import torch
-from skorch.callbacks import Callback, EarlyStopping, EpochTimer, LRScheduler
+from skorch.callbacks import Callback, EarlyStopping, EpochScoring, EpochTimer, LRScheduler
 from skorch.helper import predefined_split
 from skorch.history import History
 from skorch.utils import TeeGenerator
@@ -367,11 +367,15 @@ class MarginalizedNet(RecordingNet, PredictingNet):
         return float(total) / len(rows)
 
     def _run_batches(self, iterator: Batches, step_fn: StepFunction) -> EpochMeans:
-        """One pass over the batches; infinite where the weights are not finite at its end."""
+        """One pass over the batches; infinite where weights or scored means are not finite."""
         self._set_training(True)
         sums = torch.zeros((), device=self.device)
         n_rows = 0
-        scores = any(getattr(callback, "on_train", False) for _, callback in self.callbacks_)
+        is_finite = torch.tensor(True, device=self.device)
+        scorers = [each for _, each in self.callbacks_ if getattr(each, "on_train", False)]
+        for each in scorers:
+            if isinstance(each, EpochScoring):  # forget a pass that exploded
+                each.on_epoch_begin(self, iterator.rows, None)
         for batch in iterator:
             x = batch.x[: len(batch.y)] if isinstance(batch.x, Tensor) else batch.x
             seen = (x, self.decode(batch.y))
@@ -379,9 +383,12 @@ class MarginalizedNet(RecordingNet, PredictingNet):
             step = step_fn(batch)
             sums = torch.add(sums, torch.stack(step["terms"]), alpha=len(batch.y))
             n_rows += len(batch.y)
-            step["y_pred"] = self._predict(batch) if scores else None
+            step["y_pred"] = None
+            if scorers:
+                step["y_pred"] = eta = self._predict(batch)
+                is_finite &= self.criterion_.family.mean(eta).isfinite().all()
             self.notify("on_batch_end", batch=seen, training=True, **step)
-        is_finite = self._is_finite().to(sums.dtype)
+        is_finite = (is_finite & self._is_finite()).to(sums.dtype)
         loss, penalty, l2, finite = torch.cat([sums / n_rows, is_finite[None]]).tolist()
         if not finite:
             return EpochMeans(math.inf, math.inf)

@@ -68,6 +68,7 @@ DOCUMENTED = {
     "zero weights": r"^Sample weights must contain at least one non-zero number",
     "negative targets": r"^y has negative values, which family='poisson'",
     "large targets": r"^y has values above .*, which family='poisson'",
+    "values beyond the dtype": r"^\w+ has values of up to .*whose squares are too",
     "checkpoint of a stream": r"^partial_fit writes no checkpoint",
     "checkpoint of another fit": r"is of another fit; these differ",
     "checkpoint of a longer fit": r"epochs behind it, more than max_iter=",

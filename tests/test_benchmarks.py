@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import random
 import subprocess
 import sys
 import warnings
@@ -333,3 +334,26 @@ def test_streams_measure_time_and_memory(scripts, tmp_path, monkeypatch, capsys)
         assert figures["anonymous_megabytes"] >= figures["growth_megabytes"]
     assert "times SGDClassifier's seconds" in capsys.readouterr().out
     assert [each.name for each in tmp_path.iterdir()] == ["streams.json"]
+
+
+def test_resuming_kills_a_fit_and_compares_what_it_ends_at(scripts):
+    resuming = scripts("resuming")
+    expected, seconds = resuming.fit("glm, fisher", max_iter=20)
+    chance = random.Random(0)
+    killed, equal = resuming.run_killed("glm, fisher", 20, 1, expected, seconds / 2, chance)
+    assert killed == equal == 1
+
+
+def test_cluster_measures_and_projects(tmp_path):
+    pytest.importorskip("distributed")
+    path = tmp_path / "cluster.json"
+    done = run_process("cluster", "--quick", "--json", path)
+    assert done.returncode == 0, done.stderr
+    assert "projected to 100 workers" in done.stdout
+    cases = json.loads(path.read_text())["cases"]
+    messages = cases["messages"]["2 workers"]
+    assert messages["overhead"] > 0
+    assert messages["largest difference"] < 1e-8
+    # A coefficient and an intercept for each class, the loss and the penalty.
+    assert messages["received"] == 8 * (3 * 21 + 2)
+    assert messages["sent"] > 8 * 3 * 21

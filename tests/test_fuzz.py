@@ -7,12 +7,16 @@ import numpy as np
 import properties
 import pytest
 import scipy.sparse as sp
+import torch
 from hypothesis import HealthCheck, given, settings
 from numpy.testing import assert_array_equal
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import BernoulliRBM
+from skorch.callbacks import EpochScoring
 from strategies import ESTIMATORS, configurations, invalid_configurations
 
 import sklearn_margdrop
+from sklearn_margdrop.csr import CPUKernel
 
 
 @settings(
@@ -120,3 +124,26 @@ def test_a_step_after_which_the_mean_overflows_is_an_error(estimator):
     with pytest.raises(ValueError, match=r"(?i)became non-finite in .*lower learning_rate_init"):
         model.partial_fit(X, [0, 1, 2, 30, 4, 500])
     assert not model.__sklearn_is_fitted__()
+
+
+@pytest.mark.filterwarnings("ignore:Training stopped at max_iter")
+def test_an_epoch_explodes_where_the_means_that_a_callback_scores_overflow():
+    """It is repeated at a lower rate, and the callback never sees what it led to."""
+    X = np.c_[np.ones(6), np.arange(6.0)]
+    scores = EpochScoring("neg_mean_absolute_error", on_train=True)
+    model = sklearn_margdrop.MarginalizedDropoutRegressor(
+        (), family="poisson", learning_rate_init=30.0, solver="sgd", batch_size=3, max_iter=20
+    ).set_params(callbacks=[("scores", scores)], retain_rate=1.0, random_state=0)
+    with pytest.warns(ConvergenceWarning, match="exploded"):
+        model.fit(X, [0, 1, 2, 3, 4, 50])
+    assert np.isfinite(model.net_.history[:, "neg_mean_absolute_error"]).all()
+
+
+def test_sparse_products_that_overflow_do_not_warn(recwarn):
+    matrix = sp.csr_array(np.array([[1e300, 1.0], [-1e300, 1.0]]))
+    kernel = CPUKernel([matrix[:1], matrix[1:]], 1.0, torch.device("cpu"))
+    kernel.transposed = [(rows, sp.csc_array(block.T)) for rows, block in kernel.blocks]
+    assert len(kernel.transposed) == 2
+    product = kernel.multiply_transposed(torch.full((2, 1), 1e300, dtype=torch.float64))
+    assert product[:, 0].isnan().tolist() == [True, False]
+    assert not recwarn
