@@ -173,6 +173,9 @@ class MarginalizedNet(RecordingNet, PredictingNet):
         self.callbacks_ = callbacks + [each for each in helpers.items() if each[1] is not None]
         self._checkpoint = checkpoint
         self.partial_fit(rows)
+        if not self._predicts_finite(rows):
+            self.stop_reason_, self.has_learned_, self.best_score_ = "diverged", False, None
+            del self.history[-1:]  # which led there
         # The model is not to carry its validation data or what watched it along.
         self.train_split = self._checkpoint = None
         self.callbacks_ = callbacks
@@ -256,12 +259,9 @@ class MarginalizedNet(RecordingNet, PredictingNet):
             watch, self._watch, self._epoch_batches = self._watch, None, None
             if self._in_epoch:
                 del self.history[-1]  # which was cut short
-        # No epoch has seen what the last step led to; a validation score has.
         if watch is None:
-            if self.stop_reason_ != "diverged" and not self._predicts_finite(rows):
-                self.stop_reason_ = "diverged"
-                del self.history[-1:]  # which led there
             return self
+        # No epoch has seen what the last step led to; a validation score has.
         unseen = self.stop_reason_ in ("max_iter", "converged") and self.train_split is None
         if unseen and watch.has_exploded(self._evaluate(rows)):
             self.stop_reason_ = "diverged"

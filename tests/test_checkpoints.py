@@ -1,5 +1,6 @@
 """A fit that was killed goes on, and ends at the same bits; a bad checkpoint is refused."""
 
+import copy
 import io
 import os
 import resource
@@ -454,3 +455,11 @@ def test_blocks_of_a_digest(monkeypatch):
     whole = digest(X)
     monkeypatch.setattr("sklearn_margdrop.fingerprint._BLOCK_BYTES", 100)
     assert digest(X) == whole
+
+
+@pytest.mark.filterwarnings("ignore:.*max_iter")
+def test_a_sparsified_model_goes_on_with_a_checkpoint(data, tmp_path):
+    model = glm(max_iter=2, warm_start=True).fit(**data).sparsify()
+    alone = copy.deepcopy(model).fit(**data)
+    model.set_params(checkpoint=tmp_path).fit(**data)
+    assert_array_equal(model.coef_, alone.coef_)

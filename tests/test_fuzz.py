@@ -126,6 +126,14 @@ def test_a_step_after_which_the_mean_overflows_is_an_error(estimator):
     assert not model.__sklearn_is_fitted__()
 
 
+def test_weights_that_validate_but_overflow_on_the_training_rows_are_an_error():
+    X, y = np.r_[np.arange(39.0), 1e6][:, None], np.r_[np.zeros(39), 10]
+    model = sklearn_margdrop.MarginalizedDropoutRegressor((), family="poisson", max_iter=1)
+    model.set_params(early_stopping=True, learning_rate_init=200.0, random_state=0)
+    with pytest.raises(ValueError, match="became non-finite"):
+        model.fit(X, y)
+
+
 @pytest.mark.filterwarnings("ignore:Training stopped at max_iter")
 def test_an_epoch_explodes_where_the_means_that_a_callback_scores_overflow():
     """It is repeated at a lower rate, and the callback never sees what it led to."""

@@ -287,7 +287,9 @@ class BaseMarginalizedEstimator(
             identity["random_state"] = describe(random_state)
         if continuing:
             coefs, intercepts, _ = self._fitted_layers()
-            streams = [self.net_.order_generator_.get_state(), self.net_.generator_.get_state()]
+            net = getattr(self, "net_", None)  # a sparsified model has none
+            generators = [] if net is None else [net.order_generator_, net.generator_]
+            streams = [generator.get_state() for generator in generators]
             identity["the start"] = describe([coefs, intercepts, self.n_iter_, streams])
         return Checkpoints(self.checkpoint, identity, random_state)
 
