@@ -93,6 +93,7 @@ sphinx_gallery_conf = {
         ]
         + ["*"]  # examples that are not listed come last
     ),
+    "parallel": 2,  # examples at a time, each on one thread; those that take times run alone
     "download_all_examples": False,
     "show_memory": False,
     "show_signature": False,

@@ -6,6 +6,7 @@ Many classes: the price and the noise of probes
 pulls back that many random combinations of them: cheaper, unbiased, and noisier.
 """
 
+# sphinx_gallery_parallel = False
 # %%
 # A network with 100 classes and random weights, and a batch of 100 rows. The penalty and its
 # gradient are computed exactly, and 30 times for each number of probes.

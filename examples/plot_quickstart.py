@@ -7,6 +7,7 @@ ships, tuned like any other estimator, and compared on held-out data with logist
 with scikit-learn's network, and with the same network under ordinary (sampled) dropout.
 """
 
+# sphinx_gallery_parallel = False
 # %%
 # The data: 1,797 images of 8 x 8 pixels, a third of them held out.
 
