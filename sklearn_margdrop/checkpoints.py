@@ -24,6 +24,7 @@ from skorch.callbacks import Callback, Checkpoint
 from skorch.history import History
 from torch import Tensor
 
+from sklearn_margdrop.files import replace_file
 from sklearn_margdrop.saving import fitted_attributes
 from sklearn_margdrop.stability import Watch
 
@@ -281,17 +282,9 @@ def _write(path: Path, identity: dict[str, str], state: dict[str, Any]) -> None:
     payload = io.BytesIO()
     torch.save(state, payload)
     head, body = _to_line(identity), payload.getbuffer()
+    # Always under the same name: what a killed process left is overwritten.
     temporary = path.with_suffix(".writing")
-    try:
-        with temporary.open("wb") as file:
-            file.write(_MAGIC + _checksum(head, body) + head)
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    replace_file(path, temporary, _MAGIC, _checksum(head, body), head, body)
 
 
 def _read(path: Path, identity: dict[str, str]) -> dict[str, Any]:

@@ -8,11 +8,8 @@ needs `onnx` alone; whole pipelines go through `skl2onnx`, see
 from __future__ import annotations
 
 import importlib
-import os
 import sys
-import uuid
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -241,24 +238,3 @@ def onnx_model(fitted: Fitted, name: str, description: str) -> Any:
     )
     graph.onnx.checker.check_model(model, full_check=True)
     return model
-
-
-def write_file(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file all at once: whatever happens, `path` is as it was or complete."""
-    path = Path(os.fsdecode(path)).resolve()
-    if path.exists():
-        # Raises where the file, or a directory, is not to be written.
-        with path.open("r+b") as file:
-            if not path.is_file():  # a pipe or a device
-                file.write(content)
-                return
-    temporary = path.with_name(f".{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None
-        raise

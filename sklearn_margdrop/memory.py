@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Callable
 
 import torch
 
@@ -58,6 +59,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     # torch's allocator on the CPU has no class of errors of its own.
     of_torch = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     return of_torch or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+def with_advice(error: BaseException, smaller: Callable[[bool], list[str]]) -> BaseException:
+    """An error of the kind of `error`, which is out of memory, that says what to change.
+
+    Parameters
+    ----------
+    error : BaseException
+    smaller : callable
+        ``smaller(on_gpu)`` are the changes that the estimator knows, the most effective first.
+    """
+    on_gpu = isinstance(error, torch.OutOfMemoryError)
+    changes = [*smaller(on_gpu), "run fewer fits at a time (n_jobs)"]
+    changes += ["set device='cpu'"] if on_gpu else []
+    kind = torch.OutOfMemoryError if on_gpu else MemoryError
+    return kind(
+        f"The {'GPU' if on_gpu else 'machine'} ran out of memory: {'; '.join(changes[:-1])}; or "
+        f"{changes[-1]}. {error}"
+    )
 
 
 def free_bytes(device: torch.device) -> int | None:

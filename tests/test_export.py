@@ -30,8 +30,9 @@ from sklearn_margdrop import (
     MarginalizedDropoutRegressor,
 )
 from sklearn_margdrop.converters import register_onnx_converters
-from sklearn_margdrop.export import OPERATORS, labels_for_export, write_file
+from sklearn_margdrop.export import OPERATORS, labels_for_export
 from sklearn_margdrop.families import FAMILIES, Poisson
+from sklearn_margdrop.files import write_file
 from sklearn_margdrop.layers import ACTIVATIONS, Elementwise, linearize
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

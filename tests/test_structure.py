@@ -25,6 +25,7 @@ LEVELS = {
     "products": 2,
     "batches": 2,
     "fingerprint": 2,
+    "files": 1,
     "layers": 3,
     "quadrature": 3,
     "families": 4,

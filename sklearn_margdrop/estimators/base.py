@@ -30,7 +30,7 @@ from sklearn_margdrop.estimators.dask_data import is_dask
 from sklearn_margdrop.estimators.export import ExportMixin
 from sklearn_margdrop.estimators.html import DiagramMixin
 from sklearn_margdrop.fingerprint import describe, digest
-from sklearn_margdrop.memory import is_out_of_memory
+from sklearn_margdrop.memory import is_out_of_memory, with_advice
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.sparse import has_duplicates
 from sklearn_margdrop.training import MarginalizedNet
@@ -248,13 +248,7 @@ class BaseMarginalizedEstimator(
             self.__dict__.clear()
             self.__dict__.update(before)
             if is_out_of_memory(error):
-                on_gpu = isinstance(error, torch.OutOfMemoryError)
-                kind = torch.OutOfMemoryError if on_gpu else MemoryError
-                where = "GPU" if on_gpu else "machine"
-                changes = [*self._smaller(on_gpu), "run fewer fits at a time (n_jobs)"]
-                changes += ["set device='cpu'"] if on_gpu else []
-                advice = f"{'; '.join(changes[:-1])}; or {changes[-1]}"
-                raise kind(f"The {where} ran out of memory: {advice}. {error}") from error
+                raise with_advice(error, self._smaller) from error
             raise
         else:
             self.net_ = net

@@ -7,8 +7,9 @@ from os import PathLike
 
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_margdrop.export import Fitted, Layers, onnx_model, write_file
+from sklearn_margdrop.export import Fitted, Layers, onnx_model
 from sklearn_margdrop.families import Family
+from sklearn_margdrop.files import write_file
 
 
 class ExportMixin:
