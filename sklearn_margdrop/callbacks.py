@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Any, Self
 
 from skorch import NeuralNet
-from skorch.callbacks import BatchScoring, Callback, EpochScoring, PrintLog
+from skorch.callbacks import BatchScoring, Callback, EpochScoring, ParamMapper, PrintLog
 from skorch.callbacks.logging import filter_log_keys
 from torch import Tensor
 
@@ -51,6 +51,12 @@ def check_callbacks(callbacks: Iterable[Any] | None) -> None:
             "callbacks must be a list of skorch callbacks, or of pairs of a name and a callback; "
             f"got {each!r}.{hint}"
         )
+
+
+def freezes(callbacks: Iterable[Any]) -> bool:
+    """Whether any of the callbacks, named or not, freezes weights or lets them thaw."""
+    each = (callback[1] if isinstance(callback, tuple) else callback for callback in callbacks)
+    return any(isinstance(callback, ParamMapper) for callback in each)
 
 
 class EpochLog(PrintLog):

@@ -25,6 +25,7 @@ from skorch.history import History
 from torch import Tensor
 
 from sklearn_margdrop.files import replace_file
+from sklearn_margdrop.fingerprint import describe
 from sklearn_margdrop.saving import fitted_attributes
 from sklearn_margdrop.stability import Watch
 
@@ -32,6 +33,15 @@ _MAGIC = b"sklearn_margdrop checkpoint 1\n"
 
 #: What in the path of a folder stands for a digest of the fit.
 _PLACEHOLDER = "{fit}"
+
+#: What a file holds.
+_KEYS = {
+    *("random_state", "fitted", "callbacks", "weights", "trainable", "optimizer"),
+    *("noise", "order", "watch", "unlabeled_left"),
+}
+
+#: Callbacks that come and go with what may change between two starts.
+_WATCHING = {"watcher", "checkpoint", "epoch_log"}
 
 #: Attributes of skorch's callbacks that begin anew with each epoch, and are large.
 _PASSING = {"y_trues_", "y_preds_"}
@@ -145,6 +155,7 @@ class TrainingCheckpoint(Checkpoint):
 
     def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         self.begin_ = len(net.history)
+        self.given_ = {name: text for name, text in _left_out(net).items() if text is not None}
 
     def restore(self, net: NeuralNet) -> int:
         """Bring the net to where the checkpoint was, if there was one.
@@ -171,6 +182,15 @@ class TrainingCheckpoint(Checkpoint):
 
     def save_model(self, net: NeuralNet) -> None:
         state = {"random_state": self.random_state, **_state(net)}
+        left_out = _left_out(net)
+        lost = [n for n, text in left_out.items() if text is None or self.given_.get(n) != text]
+        if lost:
+            warnings.warn(
+                f"A checkpoint holds plain values and tensors, not {', '.join(lost)}: where the "
+                "fit goes on from it, that is as at the beginning.",
+                UserWarning,
+                stacklevel=2,
+            )
         try:
             _write(self.path, self.identity, state)
         except OSError as error:
@@ -187,7 +207,7 @@ def _state(net: Any) -> dict[str, Any]:
     left = net._epoch_batches.unlabeled_left
     return {
         "fitted": _kept(fitted_attributes(net)),
-        "callbacks": {name: _callback_state(name, each) for name, each in _stateful(net)},
+        "callbacks": {name: _kept(_parts(each)) for name, each in _stateful(net)},
         "weights": _plain(dict(net.module_.state_dict())),
         "trainable": [p.requires_grad for p in net.module_.parameters()],
         "optimizer": _plain(net.optimizer_.state_dict()),
@@ -222,26 +242,27 @@ def _restore(net: Any, state: dict[str, Any]) -> None:
 
 
 def _stateful(net: Any) -> list[tuple[str, Callback]]:
-    """The callbacks that belong to the net, rather than watch one call."""
-    return [(name, each) for name, each in net.callbacks_ if name not in ("watcher", "checkpoint")]
+    """The callbacks that belong to the training, rather than watch one call."""
+    return [(name, each) for name, each in net.callbacks_ if name not in _WATCHING]
 
 
-def _callback_state(name: str, callback: Callback) -> dict[str, Any]:
-    parts = {
-        key: value.state_dict() if hasattr(value, "state_dict") else value
+def _parts(callback: Callback) -> dict[str, Any]:
+    """What a callback holds: its attributes, or their state where they know it themselves."""
+    return {
+        key: value.state_dict() if hasattr(type(value), "state_dict") else value
         for key, value in vars(callback).items()
-        if key not in _PASSING and not callable(value)
+        if key not in _PASSING
     }
-    state = _kept(parts)
-    lost = [key for key in parts if key.endswith("_") and key not in state]
-    if lost:
-        warnings.warn(
-            f"A checkpoint holds plain values and tensors, not {', '.join(lost)} of the callback "
-            f"{name}: where the fit goes on from it, that is as at the beginning.",
-            UserWarning,
-            stacklevel=2,
-        )
-    return state
+
+
+def _left_out(net: Any) -> dict[str, str | None]:
+    """What the callbacks hold that cannot be written: a description of what they were given."""
+    return {
+        f"{key} of the callback {name}": None if key.endswith("_") else describe(value)
+        for name, each in _stateful(net)
+        for key, value in _parts(each).items()
+        if key not in _kept({key: value}) and not (key.endswith("_") and callable(value))
+    }
 
 
 def _kept(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -306,6 +327,8 @@ def _read(path: Path, identity: dict[str, str]) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except Exception as error:
         raise _damaged(path) from error
+    if not isinstance(state, dict) or state.keys() != _KEYS:
+        raise _damaged(path)
     return state
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import hashlib
+import pickle
 import types
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from sklearn_margdrop.csr import CSR
 
@@ -16,14 +17,17 @@ from sklearn_margdrop.csr import CSR
 _BLOCK_BYTES = 2**24
 
 
-def describe(value: Any) -> str:
+def describe(value: Any, within: tuple[int, ...] = ()) -> str:
     """A text that two values share if they are alike, in any process.
 
     Parameters
     ----------
     value : object
         A parameter: plain values, arrays, functions, estimators and other objects with
-        parameters, and containers of them. Of other objects the class and its attributes count.
+        parameters, and containers of them. Of functions the code and what it refers to count, of
+        other objects the class and its attributes.
+    within : tuple of int
+        The identities of what this is a part of, which may refer back to it.
 
     Examples
     --------
@@ -38,27 +42,49 @@ def describe(value: Any) -> str:
         value = value.item()
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         return repr(value)
-    if isinstance(value, np.ndarray | Tensor):
-        return digest(np.asarray(value))
-    if isinstance(value, list | tuple | set | frozenset):
-        parts = [describe(each) for each in value]
+    if id(value) in within:
+        return "..."
+    describe_part = functools.partial(describe, within=(*within, id(value)))
+    if hasattr(value, "__array__") and not isinstance(value, type):
+        return f"{type(value).__qualname__} {digest(np.asarray(value))}"
+    if isinstance(value, list | tuple | set | frozenset | range | collections.deque):
+        parts = [describe_part(each) for each in value]
         return f"[{', '.join(sorted(parts) if isinstance(value, set | frozenset) else parts)}]"
     if isinstance(value, dict):
-        pairs = sorted((describe(key), describe(each)) for key, each in value.items())
+        pairs = sorted((describe_part(key), describe_part(each)) for key, each in value.items())
         return f"{{{', '.join(f'{key}: {each}' for key, each in pairs)}}}"
     if isinstance(value, functools.partial):
-        return f"partial{describe([value.func, value.args, value.keywords])}"
+        return f"partial{describe_part([value.func, value.args, value.keywords])}"
     if isinstance(value, types.MethodType):
-        return f"{describe(value.__self__)}.{value.__name__}"
+        return f"{describe_part(value.__self__)}.{value.__name__}"
+    if isinstance(value, types.CodeType):
+        return describe_part([value.co_code, value.co_consts, value.co_names])
+    if isinstance(value, types.FunctionType):
+        cells = [_content(cell) for cell in value.__closure__ or ()]
+        inside = [value.__code__, value.__defaults__, value.__kwdefaults__, cells]
+        return f"{value.__module__}.{value.__qualname__}{describe_part(inside)}"
+    if isinstance(value, types.ModuleType):
+        return value.__name__
     if isinstance(value, type) or hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, np.random.RandomState):
-        return describe(list(value.get_state()))
+        return describe_part(list(value.get_state()))
     attributes = value.get_params(deep=False) if hasattr(value, "get_params") else None
     if attributes is None:
-        attributes = getattr(value, "__dict__", {})
-    inner = ", ".join(f"{name}: {describe(each)}" for name, each in sorted(attributes.items()))
+        attributes = getattr(value, "__dict__", None)
+    if attributes is None:
+        return f"{describe(type(value))} {pickle.dumps(value)!r}"
+    inner = ", ".join(
+        f"{name}: {describe_part(each)}" for name, each in sorted(attributes.items())
+    )
     return f"{describe(type(value))}{{{inner}}}"
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # of a name that has no value yet
+        return None
 
 
 def digest(*arrays: np.ndarray | CSR | None) -> str:

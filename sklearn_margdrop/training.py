@@ -86,6 +86,7 @@ class MarginalizedNet(RecordingNet, PredictingNet):
     history: History
     stop_reason_: str
     best_score_: float | None
+    schedules_: dict[str, tuple[str, dict[str, Any]]]
     has_learned_: bool
     has_converged_: bool
     n_explosions_: int
@@ -128,14 +129,11 @@ class MarginalizedNet(RecordingNet, PredictingNet):
         self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
         self.order_generator_ = torch.Generator().manual_seed(self.seed)
         self.rate_factor_ = 1.0
+        self.schedules_ = {}
+        self._rates: list[float] | None = None
         self._checkpoint = self._watch = self._epoch_batches = None
         self._unlabeled_left = []
         return self
-
-    @property
-    def n_epochs(self) -> int:
-        """The epochs of all calls."""
-        return self.n_forgotten_ + len(self.history)
 
     @torch.no_grad()
     def find_centres(self, rows: Rows) -> None:
@@ -176,6 +174,10 @@ class MarginalizedNet(RecordingNet, PredictingNet):
         if not self._predicts_finite(rows):
             self.stop_reason_, self.has_learned_, self.best_score_ = "diverged", False, None
             del self.history[-1:]  # which led there
+        self.schedules_ = {
+            name: (type(scheduler).__qualname__, scheduler.state_dict())
+            for name, scheduler in self._schedulers()
+        }
         # The model is not to carry its validation data or what watched it along.
         self.train_split = self._checkpoint = None
         self.callbacks_ = callbacks
@@ -192,6 +194,11 @@ class MarginalizedNet(RecordingNet, PredictingNet):
         self.go_on_recording(previous, incremental)
         if self.lr == previous.lr:
             self._take_over_rates(previous)
+        self.schedules_ = getattr(previous, "schedules_", {})
+        groups = getattr(self.optimizer_, "param_groups", [])
+        self._rates = [group["lr"] for group in groups]
+        for group in groups:
+            group.setdefault("initial_lr", group["lr"])
         if type(self.optimizer_) is type(previous.optimizer_):
             state = previous.optimizer_.state_dict()["state"]
             self.optimizer_.load_state_dict(self.optimizer_.state_dict() | {"state": state})
@@ -208,6 +215,24 @@ class MarginalizedNet(RecordingNet, PredictingNet):
             initial = old.get("initial_lr", old["lr"])
             # Schedulers among the callbacks go on from where they were.
             group.update(lr=old["lr"] if schedules else initial, initial_lr=initial)
+
+    def _schedulers(self) -> list[tuple[str, Any]]:
+        """The learning rate schedules among the callbacks, by their names."""
+        found = [(name, getattr(each, "lr_scheduler_", None)) for name, each in self.callbacks_]
+        return [(name, scheduler) for name, scheduler in found if scheduler is not None]
+
+    def _go_on_with_schedules(self, rates: list[float]) -> None:
+        """From where they were at the end of the previous call: skorch has made them anew."""
+        groups = getattr(self.optimizer_, "param_groups", [])
+        for name, scheduler in self._schedulers():
+            kind, state = self.schedules_.get(name, ("", {}))
+            if kind == type(scheduler).__qualname__:
+                scheduler.load_state_dict(state)
+                if hasattr(scheduler, "base_lrs"):
+                    scheduler.base_lrs = [group["initial_lr"] for group in groups]
+                scheduler._last_lr = list(rates)
+                for group, rate in zip(groups, rates, strict=True):
+                    group["lr"] = rate
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
         if method_name in ("on_epoch_begin", "on_epoch_end"):
@@ -245,6 +270,9 @@ class MarginalizedNet(RecordingNet, PredictingNet):
         if not isinstance(rows, Rows):
             raise TypeError(f"The net trains on arrays; got the data set {rows!r}.")
         epochs = self.max_epochs if epochs is None else epochs
+        if self._rates is not None:
+            self._go_on_with_schedules(self._rates)
+            self._rates = None
         if self._checkpoint is not None:
             epochs -= self._checkpoint.restore(self)
         try:
@@ -403,8 +431,8 @@ class MarginalizedNet(RecordingNet, PredictingNet):
         for group in self.optimizer_.param_groups:
             for name in {"lr", "initial_lr"} & group.keys():
                 group[name] *= factor
-        for scheduler in (getattr(each, "lr_scheduler_", None) for _, each in self.callbacks_):
-            if scheduler is not None and hasattr(scheduler, "base_lrs"):
+        for _, scheduler in self._schedulers():
+            if hasattr(scheduler, "base_lrs"):
                 scheduler.base_lrs = [factor * rate for rate in scheduler.base_lrs]
 
     def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:

@@ -263,8 +263,7 @@ def check_range(X: Any, name: str, dtype: DTypeLike, small: bool = True) -> None
     `small` says whether that goes for data of tiny units as well. A thousandth of what can be
     held leaves room for sums and factors.
     """
-    values = X.data if hasattr(X, "tocsr") else X
-    largest = max(float(values.max()), -float(values.min())) if values.size else 0.0
+    largest = largest_magnitude(X)
     limits = np.finfo(np.dtype(dtype))
     low, high = 1e3 * float(limits.tiny) ** 0.5, 1e-3 * float(limits.max) ** 0.5
     if largest > high or (small and 0 < largest < low):
@@ -275,6 +274,24 @@ def check_range(X: Any, name: str, dtype: DTypeLike, small: bool = True) -> None
             f"{low:.2g} and {high:.2g}. Scale {'the features' if name != 'y' else 'y'} "
             f"(StandardScaler, MaxAbsScaler){other}."
         )
+
+
+def largest_magnitude(X: Any) -> float:
+    """Of the features; zero where there are none."""
+    values = X.data if hasattr(X, "tocsr") else X
+    return max(float(values.max()), -float(values.min())) if values.size else 0.0
+
+
+def check_magnitudes(parameters: Mapping[str, Any], dtype: DTypeLike) -> None:
+    """Raise where a parameter is no number of the dtype of the data."""
+    largest = float(np.finfo(np.dtype(dtype)).max)
+    for name in ("alpha", "learning_rate_init", "unlabeled_discount"):
+        value = parameters.get(name)
+        if isinstance(value, Real) and float(value) > largest:
+            raise ValueError(
+                f"{name}={value:g} is too large for {np.dtype(dtype)} data, whose numbers go up "
+                f"to {largest:.2g}: lower it."
+            )
 
 
 def check_finite(values: torch.Tensor, what: str = "Predictions") -> torch.Tensor:

@@ -1,7 +1,9 @@
 """A fit that was killed goes on, and ends at the same bits; a bad checkpoint is refused."""
 
+import collections
 import copy
 import io
+import json
 import os
 import resource
 import signal
@@ -11,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
@@ -26,6 +29,7 @@ from sklearn_margdrop import (
     MarginalizedDropoutGLMClassifier,
     MarginalizedDropoutGLMRegressor,
     MarginalizedDropoutRegressor,
+    checkpoints,
 )
 from sklearn_margdrop import checkpoints as module
 from sklearn_margdrop.checkpoints import Checkpoints
@@ -222,7 +226,7 @@ def test_warm_start(data, tmp_path, monkeypatch):
 def test_more_epochs(data, tmp_path):
     fit(network(max_iter=3, tol=0.0, checkpoint=tmp_path), data)
     assert_same(
-        fit(network(max_iter=6, tol=0.0, checkpoint=tmp_path, verbose=0), data),
+        fit(network(max_iter=6, tol=0.0, checkpoint=tmp_path, verbose=1), data),
         fit(network(max_iter=6, tol=0.0), data),
     )
     with pytest.raises(ValueError, match=r"6 epochs.*max_iter=4"):
@@ -241,6 +245,37 @@ def test_sparse_data_and_a_monitor(data, tmp_path, monkeypatch):
             clone(model).set_callbacks(monitor).fit(X, data["y"], data["sample_weight"])
     resumed = clone(model).set_callbacks(monitor).fit(X, data["y"], data["sample_weight"])
     assert_same(resumed, whole)
+
+
+class Draining(Callback):
+    """Holds what no file holds."""
+
+    def __init__(self, left=()):
+        self.left = left
+
+    def on_train_begin(self, net, **kwargs):
+        self.left = collections.deque(range(9))
+
+    def on_epoch_end(self, net, **kwargs):
+        self.left.popleft()
+
+
+def test_what_a_callback_loses_is_named(data, tmp_path):
+    model = network(max_iter=2)
+    with pytest.warns(UserWarning, match="not left of the callback Draining: where the fit"):
+        fit(model.set_params(callbacks=[Draining()], checkpoint=tmp_path), data)
+
+
+def test_a_file_that_lacks_a_part_is_refused(data, stored):
+    model, path = stored
+    identity = json.loads(path.read_bytes().split(b"\n")[2])
+    state = checkpoints._read(path, identity)
+    checkpoints._write(path, identity, state)
+    fit(model, data)
+    del state["random_state"]
+    checkpoints._write(path, identity, state)
+    with pytest.raises(ValueError, match="damaged"):
+        fit(model, data)
 
 
 @pytest.fixture
@@ -427,6 +462,23 @@ def test_sigkill(tmp_path):
     threads = torch.get_num_threads()
     assert_same(model.set_params(checkpoint=tmp_path).fit(X, X[:, 0] > 0), whole)
     assert torch.get_num_threads() == threads
+
+
+def counter(start):
+    def count(epoch):
+        return epoch + start if epoch > 3 else count(epoch + 1)
+
+    return count
+
+
+def test_descriptions_of_functions_and_containers():
+    assert describe(lambda x: x + 1) == describe(lambda x: x + 1) != describe(lambda x: x + 2)
+    assert describe(counter(1)) == describe(counter(1)) != describe(counter(2))
+    assert describe(lambda x=1: x) != describe(lambda x=2: x)
+    assert describe(range(3)) == describe(range(3)) != describe(range(5))
+    assert describe(pd.Series([1, 2])) == describe(pd.Series([1, 2])) != describe(pd.Series([1]))
+    assert describe(collections.deque([1])) != describe(collections.deque([2]))
+    assert describe(slice(1)) == describe(slice(1)) != describe(slice(2))
 
 
 def test_descriptions():

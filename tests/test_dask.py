@@ -13,6 +13,7 @@ from sklearn_margdrop import (
     MarginalizedDropoutRegressor,
 )
 
+dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
 CHUNKS = ((50, 0, 90, 60), 6)
 ROWS = CHUNKS[:1]
@@ -224,3 +225,31 @@ def test_no_checkpoint_is_written(tmp_path):
     with pytest.raises(ValueError, match="set checkpoint=None"):
         glm("normal", checkpoint=tmp_path / "fit").fit(da.from_array(X, chunks=CHUNKS), y)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(np.float64, 1e-160), (np.float32, 1e-25)])
+def test_features_in_tiny_units_are_refused_as_elsewhere(dtype, scale):
+    X, y, _ = data("normal")
+    X = (X * scale).astype(dtype)
+    for rows, targets in ((X, y), (da.from_array(X, chunks=CHUNKS), y)):
+        with pytest.raises(ValueError, match=r"X has values of up to .* too small"):
+            glm("normal").fit(rows, targets)
+
+
+def test_blocks_are_loaded_once():
+    X, y, _ = data("normal")
+    loaded = []
+
+    def load(block):
+        loaded.append(len(block))
+        return block
+
+    rows = da.from_array(X, chunks=CHUNKS).map_blocks(load, meta=X[:0])
+    glm("normal").fit(rows, y)
+    assert len(loaded) == rows.numblocks[0]
+
+
+def test_a_delayed_value_is_no_collection():
+    X, y, _ = data("normal")
+    with pytest.raises(TypeError, match="X must be a Dask array or frame"):
+        glm("normal").fit(dask.delayed(X), y)

@@ -1,6 +1,7 @@
 """Extreme data, parameters and sizes: finite results, or an error that says what to change."""
 
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -326,3 +327,21 @@ def test_a_thousand_classes_and_a_hundred_thousand_columns(cls, options):
         model.fit(X, np.arange(1000))
     assert np.isfinite(model.predict_proba(X)).all()
     assert model.classes_.shape == (1000,)
+
+
+@pytest.mark.parametrize("name", ["alpha", "learning_rate_init", "unlabeled_discount"])
+@pytest.mark.parametrize("cls", [MarginalizedDropoutClassifier, MarginalizedDropoutGLMClassifier])
+def test_parameters_that_float32_cannot_hold_are_refused(name, cls):
+    X = np.random.RandomState(0).normal(size=(8, 2)).astype(np.float32)
+    model = cls(solver="sgd", **{name: 1e39})
+    for call in (model.fit, partial(model.partial_fit, classes=[0, 1])):
+        with pytest.raises(ValueError, match=f"{name}=1e\\+39 is too large for float32 data"):
+            call(X, np.arange(8) % 2)
+
+
+@pytest.mark.parametrize("cls", [MarginalizedDropoutRegressor, MarginalizedDropoutGLMRegressor])
+@pytest.mark.parametrize(("dtype", "scale"), [(np.float64, 1e-170), (np.float32, 1e-30)])
+def test_targets_in_tiny_units_are_refused(cls, dtype, scale):
+    X = np.random.RandomState(0).normal(size=(8, 2)).astype(dtype)
+    with pytest.raises(ValueError, match=r"y has values of up to .* too small.*Scale y"):
+        cls().fit(X, X[:, 0].astype(float) * scale)

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,7 +12,11 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from skorch.callbacks import Callback
 
-from sklearn_margdrop import MarginalizedDropoutClassifier, MarginalizedDropoutRegressor
+from sklearn_margdrop import (
+    MarginalizedDropoutClassifier,
+    MarginalizedDropoutGLMClassifier,
+    MarginalizedDropoutRegressor,
+)
 from sklearn_margdrop.training import MarginalizedNet
 
 ignore_max_iter = pytest.mark.filterwarnings("ignore:Training stopped at max_iter")
@@ -423,3 +428,20 @@ def test_a_full_gpu_says_what_to_change(data, fitted, monkeypatch):
     with pytest.raises(torch.OutOfMemoryError, match=r"batch_size.*n_jobs.*'cpu'.*2 GiB"):
         model.fit(*data)
     assert vars(model) == before
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "sgd"])
+def test_an_error_after_the_training_leaves_what_was(data, monkeypatch, solver):
+    X, y = data
+    model = MarginalizedDropoutGLMClassifier(solver=solver, max_iter=2, random_state=0)
+    call = model.fit if solver == "lbfgs" else model.partial_fit
+    with warnings.catch_warnings(action="ignore"):
+        for _ in range(2):
+            given = {} if solver == "lbfgs" else {"classes": np.unique(y)}
+            before = vars(model).copy(), list(getattr(model, "loss_curve_", []))
+            with monkeypatch.context() as patch:
+                patch.setattr(type(model), "_information", mock.Mock(side_effect=MemoryError))
+                with pytest.raises(MemoryError):
+                    call(X, y, **given)
+            assert (vars(model), list(getattr(model, "loss_curve_", []))) == before
+            call(X, y, **given)

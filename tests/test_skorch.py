@@ -24,6 +24,7 @@ from skorch.callbacks import (
     Freezer,
     GradientNormClipping,
     LRScheduler,
+    Unfreezer,
 )
 from skorch.dataset import Dataset, ValidSplit
 
@@ -124,8 +125,52 @@ def test_learning_rates_follow_a_schedule(iris):
     model = classifier([by_batch], solver="sgd", learning_rate_init=0.1).fit(*iris)
     rate = model.net_.optimizer_.param_groups[0]["lr"]
     assert rate == pytest.approx(0.1 * 0.9 ** (6 * 2))  # two batches an epoch
-    model.set_params(callbacks=[schedule], max_iter=1, warm_start=True).fit(*iris)
-    assert model.net_.history[-1, "event_lr"] < 0.1
+
+
+def falling(epoch):
+    return 1 / (1 + epoch)
+
+
+@pytest.mark.parametrize(
+    ("policy", "options"),
+    [
+        ("StepLR", {"step_size": 3, "gamma": 0.5}),  # at the ends of calls, too
+        ("MultiStepLR", {"milestones": [4, 8], "gamma": 0.5}),
+        ("LambdaLR", {"lr_lambda": falling}),
+        ("CyclicLR", {"base_lr": 0.01, "max_lr": 0.1, "step_size_up": 3}),
+        ("ReduceLROnPlateau", {"patience": 1, "monitor": "train_loss", "threshold": 1.0}),
+    ],
+)
+def test_schedules_go_on_from_call_to_call(iris, policy, options, monkeypatch):
+    """Also across the end of a stream's history, and through pickles."""
+    schedule = LRScheduler(policy, **options)
+    given = {"solver": "sgd", "learning_rate_init": 0.1, "n_iter_no_change": 99}
+    rates = classifier([schedule], max_iter=12, **given).fit(*iris).net_.history[:, "event_lr"]
+    assert len(set(rates)) > 2
+    warm = classifier([schedule], max_iter=4, warm_start=True, **given)
+    for _ in range(3):
+        warm.fit(*iris)
+    assert_allclose(warm.net_.history[:, "event_lr"], rates)
+    monkeypatch.setattr("sklearn_margdrop.recording._STREAM_HISTORY", 5)
+    stream, found = classifier([schedule], **given), []
+    for call in range(12):
+        stream.partial_fit(*iris, classes=[0, 1, 2])
+        found.append(stream.net_.history[-1, "event_lr"])
+        if call % 3 == 1:
+            stream = pickle.loads(pickle.dumps(stream))
+    assert_allclose(found, rates)
+    rate = 0.04
+    stream.set_params(learning_rate_init=rate).partial_fit(*iris)
+    assert stream.net_.history[-1, "event_lr"] == pytest.approx(rate)
+
+
+def test_frozen_layers_may_thaw(iris):
+    freezing = [Freezer("layers.0.*", at=1), Unfreezer("layers.0.*", at=3)]
+    for momentum in (0.0, 0.9):
+        model = classifier(freezing, solver="sgd", momentum=momentum, learning_rate_init=0.1)
+        start = classifier(max_iter=1, learning_rate_init=1e-12, solver="sgd").fit(*iris)
+        moved = np.abs(model.fit(*iris).coefs_[0] - start.coefs_[0]).max()
+        assert moved > 1e-3
 
 
 def test_skorchs_early_stopping_is_no_interruption(iris):

@@ -36,6 +36,7 @@ from sklearn_margdrop.sparse import has_duplicates
 from sklearn_margdrop.training import MarginalizedNet
 from sklearn_margdrop.validation import (
     check_device,
+    check_magnitudes,
     check_range,
     check_weights,
     conversion,
@@ -232,6 +233,7 @@ class BaseMarginalizedEstimator(
             )
             with self._checkpoints(data, device, continuing, random_state) as checkpoints:
                 rows, valid = self._rows(data, device, incremental, random_state)
+                check_magnitudes(self.get_params(deep=False), rows.features.dtype)
                 if task is not None and task._callbacks:
                     shown = self._task_data(X, y, sample_weight, valid)
                     task.call_on_fit_task_begin(estimator=self, **shown)
@@ -243,6 +245,8 @@ class BaseMarginalizedEstimator(
             if net.stop_reason_ == "diverged" and not good:
                 kept = " What was fitted before is kept." if before.keys() & _FITTED else ""
                 raise ValueError(self._diverged(net) + kept)
+            self.net_ = net
+            self._store(net, rows, incremental)
         except BaseException as error:
             # What was fitted before is as good as ever.
             self.__dict__.clear()
@@ -251,8 +255,6 @@ class BaseMarginalizedEstimator(
                 raise with_advice(error, self._smaller) from error
             raise
         else:
-            self.net_ = net
-            self._store(net, rows, incremental)
             if task is not None and watcher is not None:
                 task.call_on_fit_task_end(estimator=self, reconstruction_attributes={}, **shown)
             if is_main_process(self.accelerator):

@@ -11,9 +11,13 @@ from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import validate_data
 
 from sklearn_margdrop.partitions import Bundle, Bundles, PartitionedRows, Shape
-from sklearn_margdrop.validation import check_device, check_range, check_weights, to_tensor
-
-CPU = torch.device("cpu")
+from sklearn_margdrop.validation import (
+    check_device,
+    check_range,
+    check_weights,
+    largest_magnitude,
+    to_tensor,
+)
 
 
 def is_dask(*collections: Any) -> bool:
@@ -37,6 +41,7 @@ class Sketch(NamedTuple):
     y: Any
     weight: Any  # the total of each of `y`, for labels
     total: float
+    largest: float  # magnitude of the features
 
 
 class Scales(NamedTuple):
@@ -64,12 +69,15 @@ def _check(X: Any, y: Any, weight: Any, labelled: bool, checks: dict[str, Any]) 
 def _sketch(part: Part, labels: bool) -> Sketch:
     X, y, weight = part
     stored = X.nnz * 3 // 2 if hasattr(X, "nnz") else X.size
+    largest = largest_magnitude(X)
     if y is None or not len(y):
-        return Sketch(X.shape[0], stored, None, None, 0.0)
+        return Sketch(X.shape[0], stored, None, None, 0.0, largest)
     if not labels:
-        return Sketch(len(y), stored, np.stack([y.min(0), y.max(0)]), None, weight.sum())
+        ends = np.stack([y.min(0), y.max(0)])
+        return Sketch(len(y), stored, ends, None, weight.sum(), largest)
     seen, codes = np.unique(y, return_inverse=True)
-    return Sketch(len(y), stored, seen, np.bincount(codes.ravel(), weight), weight.sum())
+    totals = np.bincount(codes.ravel(), weight)
+    return Sketch(len(y), stored, seen, totals, weight.sum(), largest)
 
 
 def _bundle(
@@ -162,6 +170,7 @@ def _assemble(
     labelled = [each for each in sketches[:n_labelled] if each.n_rows]
     if not labelled:
         raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
+    check_range(np.array([each.largest for each in labelled]), "X", template.dtype)
     seen = np.concatenate([each.y for each in labelled])
     codes = estimator._encode_target(seen, template.dtype, continuing, None)
     total, factors = sum(each.total for each in labelled), np.ones(())
@@ -230,7 +239,7 @@ def _client() -> Any:
 
 def _blocks(X: Any, name: str) -> list[Any]:
     """Delayed blocks of rows."""
-    if not is_dask(X):
+    if not is_dask(X) or not hasattr(type(X), "to_delayed"):
         raise TypeError(
             f"{name} must be a Dask array or frame where other data are; got {type(X)}."
         )
@@ -251,6 +260,8 @@ def _lengths(X: Any, blocks: list[Any], *others: Any) -> list[int] | None:
     """Rows of each block, if other data come in one piece and have to be cut."""
     if all(other is None or is_dask(other) for other in others):
         return None
+    if hasattr(X, "numblocks") and not np.isnan(X.chunks[0]).any():
+        return [int(length) for length in X.chunks[0]]
     import dask
 
     return list(dask.compute(*(dask.delayed(_n_rows)(block) for block in blocks)))

@@ -21,6 +21,7 @@ from sklearn_margdrop.callbacks import (
     Stopping,
     check_callbacks,
     check_validation,
+    freezes,
 )
 from sklearn_margdrop.checkpoints import Checkpoints
 from sklearn_margdrop.csr import MatrixLike
@@ -185,6 +186,8 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         # The user's own are not changed by a fit.
         callbacks += clone(list(self.callbacks or ()), safe=False)
         batch_size = 200 if self.batch_size == "auto" else self.batch_size
+        # Where weights thaw, momentum comes late to them, which torch's fused sgd does not know.
+        late_momentum = self.solver == "sgd" and freezes(callbacks)
         optimizer = {
             "adam": {"optimizer": torch.optim.Adam},
             "sgd": {"optimizer": torch.optim.SGD, "optimizer__momentum": self.momentum},
@@ -200,7 +203,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             criterion__method=self.method,
             criterion__n_probes=self.n_probes,
             criterion__alpha=float(self.alpha),
-            optimizer__fused=device.type in ("cpu", "cuda"),
+            optimizer__fused=device.type in ("cpu", "cuda") and not late_momentum,
             optimizer__param_groups=[
                 ("layers.0.weight", {"lr": float(self.learning_rate_init) / input_scale})
             ],

@@ -286,7 +286,7 @@ def _check_target(y: Any, family: Family, dtype: DTypeLike) -> np.ndarray:
             f"are at least {family.lowest:g}."
         )
     if family.lowest < 0:
-        check_range(y, "y", y.dtype, small=False)
+        check_range(y, "y", y.dtype)
     if (y > family.highest).any():
         raise ValueError(
             f"y has values above {family.highest:g}, which family={family.name!r} does not allow."
