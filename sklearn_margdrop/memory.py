@@ -10,7 +10,8 @@ from collections.abc import Callable
 import torch
 
 #: Bytes that the largest temporaries of a step may take together, where there is enough memory.
-#: It is fixed, so that the same data are cut in the same places and sum to the same last bit.
+#: It is fixed, so that the same data are cut in the same places and sum to the same last bit
+#: unless memory is short.
 _USUAL_BYTES = 2**28
 
 #: The part of the free memory that they may take. Autograd keeps about as much again.

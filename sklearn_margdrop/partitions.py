@@ -6,9 +6,11 @@ only their sums, a vector of the size of the coefficients, come back.
 
 from __future__ import annotations
 
+import importlib
 import pickle
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,17 +41,15 @@ class Bundle:
         self, features: list[Features], targets: list[Tensor], weights: list[tuple[Tensor, Tensor]]
     ) -> None:
         self.features, self.targets, self.weights = features, targets, weights
-        self._forget()
-
-    def _forget(self) -> None:
         self._rows: list[WeightedRows] | None = None
         self._engines: dict[bytes, tuple[NoisyNetwork, Objective]] = {}
+        self.lock = Lock()  # a call that was interrupted may still be running
 
     def __sizeof__(self) -> int:
         return sum(8 * each.n_stored for each in self.features)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_rows": None, "_engines": {}}
+    def __reduce__(self) -> tuple[type[Bundle], tuple[Any, ...]]:
+        return Bundle, (self.features, self.targets, self.weights)
 
     @property
     def rows(self) -> list[WeightedRows]:
@@ -64,7 +64,7 @@ class Bundle:
     def _engine(self, spec: bytes, vector: np.ndarray) -> tuple[NoisyNetwork, Objective]:
         # Kept, as what sparse rows remember is remembered for the noise of one network.
         if spec not in self._engines:
-            options, family, method = pickle.loads(spec)
+            options, family, method = unpack(spec)
             device = self.features[0].device if self.features else "cpu"
             network, objective = NoisyNetwork(**options), Objective(family, method)
             self._engines[spec] = network.to(device), objective.to(device)
@@ -90,16 +90,25 @@ class Bundle:
     def curvature(self, spec: bytes, vector: np.ndarray, options: bytes) -> np.ndarray:
         """The same of :meth:`Objective.mean_curvature`."""
         network, objective = self._engine(spec, vector)
-        function, penalty = pickle.loads(options)
+        function, penalty = unpack(options)
         parts = (objective.mean_curvature(network, r, function, penalty) for r in self.rows)
         flat = (torch.cat([each.reshape(-1).cpu() for each in part]) for part in parts)
         return sum(flat, torch.zeros_like(torch.from_numpy(vector))).numpy()
 
     def total(self, function: bytes) -> np.ndarray:
         """Sums of a function of the labelled rows' targets and weights."""
-        call = pickle.loads(function)
+        call = unpack(function)
         parts = [call(r.y, r.loss_weight).cpu().numpy() for r in self.rows if len(r.y)]
         return np.asarray(sum(parts))
+
+
+def pack(value: Any) -> bytes:
+    """Bytes of which any worker makes the value, also of classes that a script defines."""
+    packed: bytes = importlib.import_module("cloudpickle").dumps(value)  # Dask needs it, too
+    return packed
+
+
+unpack = pickle.loads
 
 
 def add(*results: np.ndarray) -> np.ndarray:
@@ -109,7 +118,8 @@ def add(*results: np.ndarray) -> np.ndarray:
 
 def call(bundle: Bundle, method: str, arguments: tuple[Any, ...]) -> Any:
     """A method of a bundle, as a function."""
-    return getattr(bundle, method)(*arguments)
+    with bundle.lock:
+        return getattr(bundle, method)(*arguments)
 
 
 class Bundles(NamedTuple):
@@ -159,7 +169,7 @@ class PartitionedBatch(RemoteBatch):
         function: Callable[[Tensor], Tensor],
         penalty: bool,
     ) -> list[Tensor]:
-        options = pickle.dumps((function, penalty))
+        options = pack((function, penalty))
         flat = self.bundles.sum("curvature", *_message(objective, network), options)
         parameters = list(network.parameters())
         parts = torch.from_numpy(flat).split([p.numel() for p in parameters])
@@ -194,7 +204,7 @@ class PartitionedRows(Rows):
         return PartitionedBatch(self.bundles, self.y)
 
     def total(self, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        return torch.from_numpy(self.bundles.sum("total", pickle.dumps(function)))
+        return torch.from_numpy(self.bundles.sum("total", pack(function)))
 
 
 def _message(objective: Objective, network: NoisyNetwork) -> tuple[bytes, np.ndarray]:
@@ -206,6 +216,6 @@ def _message(objective: Objective, network: NoisyNetwork) -> tuple[bytes, np.nda
         "dtype": linear.weight.dtype,
         "fit_intercept": linear.bias is not None,
     }
-    spec = pickle.dumps((options, objective.family, objective.method))
+    spec = pack((options, objective.family, objective.method))
     flat = torch.cat([p.detach().reshape(-1) for p in network.parameters()])
     return spec, flat.cpu().numpy()

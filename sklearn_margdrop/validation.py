@@ -15,12 +15,12 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, DTypeLike
-from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils import assert_all_finite, check_random_state, column_or_1d
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
-from sklearn.utils.validation import _check_sample_weight
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
-from sklearn_margdrop.batches import is_mapped
+from sklearn_margdrop.batches import blocks, is_mapped
 from sklearn_margdrop.noise import NOISE_MODELS, Noise
 
 _PLACEMENTS = ("both", "input", "hidden", "none")
@@ -247,14 +247,28 @@ def encode_labels(
     return np.searchsorted(known, y), known
 
 
-def conversion(X: Any, dtype: Any, kinds: str | list[str] = "csr") -> dict[str, Any]:
-    """How scikit-learn is to convert `X`: not at all where that would copy a whole file."""
+def validated(
+    estimator: Any,
+    X: Any,
+    dtype: Any,
+    y: Any = "no_validation",
+    kinds: str | list[str] = "csr",
+    **checks: Any,
+) -> Any:
+    """What scikit-learn's `validate_data` returns; a whole file is not copied for it.
+
+    What is mapped into memory keeps its dtype and order, and is looked at block by block.
+    """
     mapped = is_mapped(X)
-    return {
-        "accept_sparse": kinds,
-        "dtype": "numeric" if mapped else dtype,
-        "order": None if mapped else "C",
-    }
+    checks |= {"dtype": "numeric" if mapped else dtype, "order": None if mapped else "C"}
+    checks |= {"accept_sparse": kinds, "ensure_all_finite": not mapped}
+    found = validate_data(estimator, X, y, **checks)
+    if mapped:
+        rows = found if isinstance(found, np.ndarray) else found[0]
+        name = type(estimator).__name__
+        for block in blocks(*rows.shape):
+            assert_all_finite(rows[block], estimator_name=name, input_name="X")
+    return found
 
 
 def check_range(X: Any, name: str, dtype: DTypeLike, small: bool = True) -> None:

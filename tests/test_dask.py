@@ -1,9 +1,12 @@
 """Dask collections: the same linear models, fitted where the rows lie, and what others say."""
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import torch
 from numpy.testing import assert_allclose
 
 from sklearn_margdrop import (
@@ -12,6 +15,8 @@ from sklearn_margdrop import (
     MarginalizedDropoutGLMRegressor,
     MarginalizedDropoutRegressor,
 )
+from sklearn_margdrop.noise import Dropout
+from sklearn_margdrop.partitions import pack, unpack
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
@@ -234,6 +239,17 @@ def test_features_in_tiny_units_are_refused_as_elsewhere(dtype, scale):
     for rows, targets in ((X, y), (da.from_array(X, chunks=CHUNKS), y)):
         with pytest.raises(ValueError, match=r"X has values of up to .* too small"):
             glm("normal").fit(rows, targets)
+
+
+def test_workers_get_classes_that_a_script_defines():
+    """Whose module they cannot import."""
+    script = {"__name__": "a_script", "Dropout": Dropout}
+    exec("class Mine(Dropout):\n    pass", script)
+    made = unpack(pack({0: script["Mine"](0.5)}))[0]
+    assert type(made).__name__ == "Mine"
+    assert made.variance(torch.ones(1)) == Dropout(0.5).variance(torch.ones(1))
+    with pytest.raises(pickle.PicklingError):
+        pickle.dumps(script["Mine"](0.5))
 
 
 def test_blocks_are_loaded_once():

@@ -19,7 +19,7 @@ from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_margdrop.batches import Features, Host, Rows
 from sklearn_margdrop.callbacks import FitTasks
@@ -39,11 +39,11 @@ from sklearn_margdrop.validation import (
     check_magnitudes,
     check_range,
     check_weights,
-    conversion,
     fresh_random_state,
     release_memory,
     to_tensor,
     typed,
+    validated,
 )
 
 #: Above, the weighted gradients of a stream could overflow in float32.
@@ -360,8 +360,8 @@ class BaseMarginalizedEstimator(
         dtype: Any = self._dtype() if continuing else [np.float64, np.float32]
         if device.type == "mps":
             dtype = np.float32
-        checks = {"reset": not continuing, "multi_output": True}
-        X, y = validate_data(self, X, y, **checks, **conversion(X, dtype))
+        checks: dict[str, Any] = {"reset": not continuing, "multi_output": True}
+        X, y = validated(self, X, dtype, y, **checks)
         if isinstance(dtype, list):
             dtype = np.float32 if X.dtype == np.float32 else np.float64
         check_range(X, "X", dtype)
@@ -370,9 +370,7 @@ class BaseMarginalizedEstimator(
         weight = weight * self._target_weight(y, weight, incremental)
         if X_unlabeled is not None:
             try:
-                X_unlabeled = validate_data(
-                    self, X_unlabeled, reset=False, **conversion(X_unlabeled, dtype)
-                )
+                X_unlabeled = validated(self, X_unlabeled, dtype, reset=False)
             except ValueError as error:
                 raise ValueError(f"X_unlabeled is not like X: {error}") from error
             check_range(X_unlabeled, "X_unlabeled", dtype, small=False)
@@ -410,7 +408,7 @@ class BaseMarginalizedEstimator(
         if is_dask(X):
             raise TypeError(_PREDICTS_NO_DASK)
         kinds = ["csr", "csc"] if self._keeps_sparse else "csr"
-        return validate_data(self, X, reset=False, **conversion(X, self._dtype(), kinds))
+        return validated(self, X, self._dtype(), kinds=kinds, reset=False)
 
     def _features(self, X: Host, device: torch.device, dtype: type[np.floating]) -> Features:
         if not isinstance(X, np.ndarray) and has_duplicates(X):

@@ -10,6 +10,7 @@ from sklearn.base import is_classifier
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import validate_data
 
+from sklearn_margdrop.families import FAMILIES, Family
 from sklearn_margdrop.partitions import Bundle, Bundles, PartitionedRows, Shape
 from sklearn_margdrop.validation import (
     check_device,
@@ -81,12 +82,18 @@ def _sketch(part: Part, labels: bool) -> Sketch:
 
 
 def _bundle(
-    parts: list[Part], encoder: Any, no_target: np.ndarray, factors: np.ndarray, scales: Scales
+    parts: list[Part],
+    encoder: Any,
+    family: type[Family],
+    no_target: np.ndarray,
+    factors: np.ndarray,
+    scales: Scales,
 ) -> Bundle:
     """The checked partitions, encoded, with weights that sum to one over all of them.
 
     The encoder is an estimator that knows the target, `factors` the weights of the classes.
     """
+    FAMILIES.setdefault(family.name, family)  # a worker need not know what a script defines
     features, targets, weights = [], [], []
     device = check_device(encoder.device)
     for X, y, weight in parts:
@@ -193,7 +200,7 @@ def _assemble(
     for name in {"classes_", "n_outputs_"} & vars(estimator).keys():
         setattr(encoder, name, getattr(estimator, name))
     scales = Scales(1 / total, (1 - share) / total, share / max(n_unlabeled, 1))
-    arguments = (encoder, codes[:0], factors, scales)
+    arguments = (encoder, type(estimator._family()[0]), codes[:0], factors, scales)
     if client is None:
         import dask
 
