@@ -15,6 +15,7 @@ from sklearn_margdrop import (
     MarginalizedDropoutGLMRegressor,
     MarginalizedDropoutRegressor,
 )
+from sklearn_margdrop.estimators.dask_data import share_out
 from sklearn_margdrop.noise import Dropout
 from sklearn_margdrop.partitions import pack, unpack
 
@@ -269,3 +270,18 @@ def test_a_delayed_value_is_no_collection():
     X, y, _ = data("normal")
     with pytest.raises(TypeError, match="X must be a Dask array or frame"):
         glm("normal").fit(dask.delayed(X), y)
+
+
+def test_partitions_are_shared_out_evenly_and_stay_where_they_can():
+    slots = [("a", 0), ("a", 1), ("b", 0)]
+    rng = np.random.RandomState(0)
+    for _ in range(50):
+        sizes = rng.randint(1, 50, size=rng.randint(1, 12)).tolist()
+        homes = [[["a"], ["b"], ["a", "b"], []][k] for k in rng.randint(0, 4, size=len(sizes))]
+        groups = share_out(slots, homes, sizes)
+        assert sorted(k for group in groups.values() for k in group) == list(range(len(sizes)))
+        loads = [sum(sizes[k] for k in group) for group in groups.values()]
+        busiest = groups[slots[int(np.argmax(loads))]]
+        assert max(loads) - min(loads) <= min(sizes[k] for k in busiest)
+    stay = share_out(slots, [["a"], ["a"], ["b"]], [5, 5, 7])
+    assert stay == {("a", 0): [0], ("a", 1): [1], ("b", 0): [2]}

@@ -214,25 +214,59 @@ def _assemble(
 
 
 def _place(client: Any, parts: list[Any], sketches: Any, arguments: Any) -> list[Any]:
-    """A bundle for each thread of each worker, of the partitions that lie there."""
+    """A bundle for each thread of each worker, of the partitions that lie there, if they can."""
     from distributed import futures_of
 
     futures = [futures_of(part)[0] for part in parts]
     where, threads = client.who_has(futures), client.nthreads()
-    groups: dict[Any, list[Any]] = {}
-    sizes: dict[Any, int] = {}
-    for future, sketch in zip(futures, sketches, strict=True):
-        homes = [w for w in where.get(future.key, ()) if w in threads] or list(threads)
-        slots = [(w, k) for w in homes for k in range(threads[w])]
-        slot = min(slots, key=lambda s: sizes.get(s, 0))
-        groups.setdefault(slot, []).append(future)
-        sizes[slot] = sizes.get(slot, 0) + sketch.n_stored + 1
+    homes = [[w for w in where.get(each.key, ()) if w in threads] for each in futures]
+    slots = [(worker, k) for worker in threads for k in range(threads[worker])]
+    groups = share_out(slots, homes, [each.n_stored + 1 for each in sketches])
     return [
         client.submit(
-            _bundle, group, *arguments, pure=False, workers=[worker], allow_other_workers=True
+            _bundle,
+            [futures[k] for k in group],
+            *arguments,
+            pure=False,
+            workers=[worker],
+            allow_other_workers=True,
         )
         for (worker, _), group in groups.items()
+        if group
     ]
+
+
+def share_out(
+    slots: list[tuple[str, int]], homes: list[list[str]], sizes: list[int]
+) -> dict[tuple[str, int], list[int]]:
+    """Which partitions each slot, a thread of a worker, evaluates.
+
+    They stay where they are, but for those whose move lets the busiest slot end earlier: it is
+    made once, and all evaluations wait for that slot.
+
+    Examples
+    --------
+    >>> from sklearn_margdrop.estimators.dask_data import share_out
+    >>> share_out([("a", 0), ("b", 0)], [["a"], ["a"], ["a"], ["b"]], [5, 5, 5, 5])
+    {('a', 0): [0, 1], ('b', 0): [3, 2]}
+    """
+    groups: dict[tuple[str, int], list[int]] = {slot: [] for slot in slots}
+
+    def load(slot: tuple[str, int]) -> int:
+        return sum(sizes[k] for k in groups[slot])
+
+    for k, home in enumerate(homes):
+        near = [slot for slot in slots if slot[0] in home] or slots
+        groups[min(near, key=load)].append(k)
+    while True:
+        busiest, idlest = max(slots, key=load), min(slots, key=load)
+        excess = load(busiest) - load(idlest)
+        movable = [k for k in groups[busiest] if sizes[k] < excess]
+        if not movable:
+            return groups
+        moved = min(movable, key=lambda k: (abs(excess / 2 - sizes[k]), -k))
+        groups[busiest].remove(moved)
+        groups[idlest].append(moved)
 
 
 def _client() -> Any:
