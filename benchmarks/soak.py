@@ -236,7 +236,7 @@ def tables(stored):
         count = sum(cell["configurations"] for cell, _ in blocks)
         seconds = sum(result["seconds"] for _, result in blocks)
         fits, errors, warned = (
-            sum(n for kind, n in seen[scales].items() if kind.startswith(start))
+            sum(n for kind, n in seen[scales].items() if kind.split(":")[0] == start)
             for start in ("fits", "error", "warning")
         )
         rows.append([scales, count, fits, errors, warned, len(failed), f"{seconds / 60:.0f}"])
