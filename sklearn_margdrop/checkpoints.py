@@ -155,7 +155,8 @@ class TrainingCheckpoint(Checkpoint):
 
     def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         self.begin_ = len(net.history)
-        self.given_ = {name: text for name, text in _left_out(net).items() if text is not None}
+        left_out = _left_out(net, _callback_states(net))
+        self.given_ = {name: text for name, text in left_out.items() if text is not None}
 
     def restore(self, net: NeuralNet) -> int:
         """Bring the net to where the checkpoint was, if there was one.
@@ -182,7 +183,7 @@ class TrainingCheckpoint(Checkpoint):
 
     def save_model(self, net: NeuralNet) -> None:
         state = {"random_state": self.random_state, **_state(net)}
-        left_out = _left_out(net)
+        left_out = _left_out(net, state["callbacks"])
         lost = [n for n, text in left_out.items() if text is None or self.given_.get(n) != text]
         if lost:
             warnings.warn(
@@ -207,7 +208,7 @@ def _state(net: Any) -> dict[str, Any]:
     left = net._epoch_batches.unlabeled_left
     return {
         "fitted": _kept(fitted_attributes(net)),
-        "callbacks": {name: _kept(_parts(each)) for name, each in _stateful(net)},
+        "callbacks": _callback_states(net),
         "weights": _plain(dict(net.module_.state_dict())),
         "trainable": [p.requires_grad for p in net.module_.parameters()],
         "optimizer": _plain(net.optimizer_.state_dict()),
@@ -255,13 +256,18 @@ def _parts(callback: Callback) -> dict[str, Any]:
     }
 
 
-def _left_out(net: Any) -> dict[str, str | None]:
+def _callback_states(net: Any) -> dict[str, dict[str, Any]]:
+    """What the callbacks hold that can be written."""
+    return {name: _kept(_parts(each)) for name, each in _stateful(net)}
+
+
+def _left_out(net: Any, kept: dict[str, dict[str, Any]]) -> dict[str, str | None]:
     """What the callbacks hold that cannot be written: a description of what they were given."""
     return {
         f"{key} of the callback {name}": None if key.endswith("_") else describe(value)
         for name, each in _stateful(net)
         for key, value in _parts(each).items()
-        if key not in _kept({key: value}) and not (key.endswith("_") and callable(value))
+        if key not in kept[name] and not (key.endswith("_") and callable(value))
     }
 
 

@@ -56,7 +56,6 @@ class Scales(NamedTuple):
 def _check(X: Any, y: Any, weight: Any, labelled: bool, checks: dict[str, Any]) -> Part:
     name = "X" if labelled else "X_unlabeled"
     X = check_array(X, ensure_min_samples=0, input_name=name, **checks)
-    check_range(X, name, X.dtype, small=False)
     if not labelled:
         return Part(X, None, None)
     y = np.asarray(y)
@@ -177,7 +176,9 @@ def _assemble(
     labelled = [each for each in sketches[:n_labelled] if each.n_rows]
     if not labelled:
         raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
-    check_range(np.array([each.largest for each in labelled]), "X", template.dtype)
+    largest = [np.array([s.largest for s in each]) for each in (labelled, sketches[n_labelled:])]
+    check_range(largest[0], "X", template.dtype)
+    check_range(largest[1], "X_unlabeled", template.dtype, small=False)
     seen = np.concatenate([each.y for each in labelled])
     codes = estimator._encode_target(seen, template.dtype, continuing, None)
     total, factors = sum(each.total for each in labelled), np.ones(())
