@@ -11,7 +11,7 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,9 @@ FAMILIES: dict[str, type[Family]] = {}
 
 #: With more classes than this, their pairs cost more than the products they replace.
 _MAX_PAIRED_CLASSES = 16
+
+#: Of the variance of a logit at most so much is left to the second order.
+_SMALL_VARIANCE = 0.01
 
 
 class Family(ABC):
@@ -369,47 +372,51 @@ class Categorical(Family):
         return root[..., :-1], centre
 
     def curvature_trace(self, eta: Tensor, variance: Matrix, weight: Tensor) -> Tensor:
-        o = eta.softmax(-1)
-        n_classes = eta.shape[-1]
+        at, weight = _split(eta), _centred(weight)
         if isinstance(variance, SparseMatrix):
-            return variance.spread(weight, o)
-        if n_classes > _MAX_PAIRED_CLASSES:
-            separate = (o * (variance @ weight.square().mT)).sum(-1)
-            if variance.shape[-2] == 1:  # the same for all rows, whose number may be large
-                shared = (o @ ((weight * variance) @ weight.mT) * o).sum(-1)
-            else:
-                shared = (variance * (o @ weight).square()).sum(-1)
-            return (separate - shared).clamp_min(0)
-        # A variance is a sum over pairs, o_k o_l (w_k - w_l)^2: at the same cost nothing
-        # cancels, also where a prediction is so confident that hardly any variance is left.
-        first, second = torch.triu_indices(n_classes, n_classes, 1, device=eta.device)
-        eye = torch.eye(n_classes, dtype=eta.dtype, device=eta.device)
-        first, second = eye[first], eye[second]  # products with these select, fast both ways
-        pairs = squared_product(variance, (first - second) @ weight, exact=True)
-        return ((o @ first.mT) * (o @ second.mT) * pairs).sum(-1)
+            _, spread = variance.spread(weight, at.top, at.others, at.left)
+        else:
+            spread = _dense_spread(at, variance, weight)
+        return at.left * spread
 
     def curvature_trace_vjp(
         self, eta: Tensor, mean: Tensor, variance: Tensor, weight: Tensor
     ) -> tuple[Tensor, Back]:
-        # sum_j v_j Var_o(w_j), with each product made once for the squares and the weights. The
-        # difference of two sums loses digits that training does not miss.
+        # sum_j v_j Var_o(w_j) by the sum of `_Split`, with each product made once for the squares
+        # and the weights.
+        top = mean.argmax(-1)
+        others = mean.scatter(-1, top.unsqueeze(-1), 0.0)
+        left = others.sum(-1, keepdim=True)
+        share = others / left.clamp_min(torch.finfo(mean.dtype).tiny)
+        weight = _centred(weight)
+        of_top = weight[top]
         both = torch.cat([weight * weight, weight], -1)
-        squares, average = multiply(mean, both).chunk(2, -1)
-        spread = torch.addcmul(squares, average, average, value=-1).clamp_min_(0)
+        squares, away = multiply(share, both).chunk(2, -1)
+        spread = torch.addcmul(squares, away, away, value=-1).clamp_min_(0)
+        away = away - of_top
+        spread = spread.addcmul_(away * (1 - left), away).mul_(left)
+        value = (variance * spread).sum(-1)
 
         def back(
             grad: Tensor, to_variance: bool = True
         ) -> tuple[Tensor | None, Tensor | None, Tensor]:
             grad = grad.unsqueeze(-1)
-            scaled = mean * grad
-            stacked = torch.cat([variance, (variance * average).mul_(-2)], -1)
-            to_mean = multiply(stacked, both.mT)
-            to_eta = (to_mean - (mean * to_mean).sum(-1, keepdim=True)).mul_(scaled)
+            scaled = others * grad
+            average = torch.addcmul(of_top, away, left)
+            pushed = variance * average
+            stacked = torch.cat([variance, pushed * -2], -1)
+            constant = (pushed * average).sum(-1) - value
+            to_eta = (multiply(stacked, both.mT) + constant.unsqueeze(-1)).mul_(scaled)
+            to_eta.scatter_(-1, top.unsqueeze(-1), -to_eta.sum(-1, keepdim=True))
             to_squares, to_weight = multiply(scaled.mT, stacked).chunk(2, -1)
-            by_variance = spread * grad if to_variance else None
-            return to_eta, by_variance, to_weight.addcmul(to_squares, weight, value=2)
+            to_weight = torch.addcmul(to_weight, to_squares, weight, value=2)
+            # The derivative by the top class's own weights, minus that by the others' together.
+            chosen = torch.zeros_like(mean).scatter_(-1, top.unsqueeze(-1), grad * left)
+            by_top = (variance * away).mul_(left - 1)
+            to_weight += multiply(chosen.mT, by_top).mul_(2)
+            return to_eta, spread * grad if to_variance else None, to_weight
 
-        return (variance * spread).sum(-1), back
+        return value, back
 
     def jensen_gap(self, eta: Tensor, noise: NoisyInput) -> Tensor:
         """E A(eta~) - A(eta) for logits that are taken for independent gaussians.
@@ -418,12 +425,93 @@ class Categorical(Family):
         row so that the second order is the exact one. The expectation over them is a mean over
         fixed nodes in logit space.
         """
-        weight = noise.weight - noise.weight.mean(-2, keepdim=True)
-        variance = noise.output_variance(weight).expand_as(eta)
-        second_order = self.curvature_trace(eta, noise.variance, noise.weight)
-        independent = (self.curvature(eta) * variance).sum(-1)
-        # Where next to no variance is left, the ratio is of no account but must stay finite. No
-        # covariance is above the mean of its variances, so that it is at most 2 but for rounding.
-        scale = second_order / (independent + torch.finfo(eta.dtype).tiny ** 0.5)
-        scale = scale.clamp_max(2.0)
-        return logsumexp_gap(eta, scale.unsqueeze(-1) * variance)
+        at, weight = _split(eta), _centred(noise.weight)
+        if isinstance(noise.variance, SparseMatrix):
+            variance, spread = noise.variance.spread(weight, at.top, at.others, at.left)
+        else:
+            variance = noise.output_variance(weight).expand_as(eta)
+            spread = _dense_spread(at, noise.variance, weight, variance)
+        # Both second orders are per unit of what is left to the other classes, so that their
+        # ratio is as precise for confident predictions as for others.
+        independent = (at.others * (1 - at.left.unsqueeze(-1) * at.others) * variance).sum(-1)
+        independent = independent + (1 - at.left) * variance.gather(-1, at.top).squeeze(-1)
+        # Without any variance, the ratio is of no account but must stay finite. No covariance is
+        # above the mean of its variances, so that it is at most 2 but for rounding.
+        scale = spread / (independent + torch.finfo(eta.dtype).tiny ** 0.5)
+        variance = scale.clamp_max(2.0).unsqueeze(-1) * variance
+        # A rule of few nodes knows standard deviations, in which the variance of a logit that
+        # hardly varies has a kink. Small variances are left to the second order instead.
+        share = variance / (variance + _SMALL_VARIANCE)
+        second_order = self.curvature(eta) * (_SMALL_VARIANCE * share)
+        return logsumexp_gap(eta, variance * share) + 0.5 * second_order.sum(-1)
+
+
+class _Split(NamedTuple):
+    """A prediction, as its most probable class and what it leaves to the others.
+
+    With m and V the mean and the variance of w_k over the other classes, the variance over all
+    of them is left * (V + (1 - left) (m - w_top)^2). These are sums of terms that are not
+    negative. The mean of the squares less the square of the mean, the usual difference, is
+    rounding where a prediction is confident.
+
+    Parameters
+    ----------
+    top : Tensor of shape (n_samples, 1)
+        The index of the most probable class.
+    others : Tensor of shape (n_samples, K)
+        The probabilities of the other classes, given that it is one of them; 0 at `top`.
+    left : Tensor of shape (n_samples,)
+        The probability that it is one of them.
+    """
+
+    top: Tensor
+    others: Tensor
+    left: Tensor
+
+
+def _split(eta: Tensor) -> _Split:
+    top = eta.argmax(-1, keepdim=True)
+    is_top = torch.arange(eta.shape[-1], device=eta.device) == top
+    logits = eta.masked_fill(is_top, -math.inf)
+    margin = eta.gather(-1, top).squeeze(-1) - logits.logsumexp(-1)
+    return _Split(top, logits.softmax(-1), (-margin).sigmoid())
+
+
+def _centred(weight: Tensor) -> Tensor:
+    """Weights (K, width) about their mean over the classes, which no probability depends on."""
+    return weight - weight.mean(-2, keepdim=True)
+
+
+def _dense_spread(
+    at: _Split, variance: Tensor, weight: Tensor, separate: Tensor | None = None
+) -> Tensor:
+    """sum_j v_j Var_o(w_j) / left, shape (n_samples,); `separate` is that of each logit."""
+    top, others, left = at
+    n_classes = others.shape[-1]
+    if n_classes <= _MAX_PAIRED_CLASSES:
+        # A variance is a sum over pairs, o_k o_l (w_k - w_l)^2.
+        first, second = torch.triu_indices(n_classes, n_classes, 1, device=top.device)
+        eye = torch.eye(n_classes, dtype=weight.dtype, device=weight.device)
+        first, second = eye[first], eye[second]  # products with these select, fast both ways
+        pairs = squared_product(variance, (first - second) @ weight, exact=True)
+        chosen = eye[top.squeeze(-1)]
+        with_top = (others @ first.mT) * (chosen @ second.mT)
+        with_top = with_top + (chosen @ first.mT) * (others @ second.mT)
+        rest = (others @ first.mT) * (others @ second.mT)
+        left = left.unsqueeze(-1)
+        return (((1 - left) * with_top + left * rest) * pairs).sum(-1)
+    if separate is None:
+        separate = squared_product(variance, weight, exact=True)
+    if variance.shape[-2] == 1:  # the same for all rows, whose number may be large
+        products = (weight * variance) @ weight.mT
+        means = others @ products
+        square_of_mean = (means * others).sum(-1)
+        own = products.diagonal(dim1=-2, dim2=-1)[top.squeeze(-1)]
+        away = square_of_mean - 2 * means.gather(-1, top).squeeze(-1) + own
+    else:
+        mean = others @ weight
+        chosen = torch.zeros_like(others).scatter(-1, top, 1.0)
+        square_of_mean = (variance * mean.square()).sum(-1)
+        away = (variance * (mean - chosen @ weight).square()).sum(-1)
+    within = ((others * separate).sum(-1) - square_of_mean).clamp_min(0)
+    return within + (1 - left) * away.clamp_min(0)

@@ -132,6 +132,12 @@ class SparseMatrix:
         ]
         return SparseMatrix(matrices, self.device)
 
+    def with_values(self, values: Tensor) -> SparseMatrix:
+        """Such a matrix with other stored `values`, of shape (n_stored,), row by row."""
+        ends = np.cumsum([m.nnz for m in self.matrices])[:-1]
+        parts = zip(self.matrices, np.split(values.cpu().numpy(), ends), strict=True)
+        return SparseMatrix([with_data(m, part) for m, part in parts], self.device)
+
     def _is_binary(self) -> bool:
         # All ones, as in a bag of words: functions of the values are then one number.
         return self.factor == 1 and all((m.data == 1).all() for m in self.matrices)
@@ -152,35 +158,31 @@ class SparseMatrix:
         sums: Tensor = _SumOverValues.apply(self, function, weight)
         return sums
 
-    def spread(self, weight: Tensor, o: Tensor) -> Tensor:
-        """Sums over j of x_ij times the variance of w_kj over classes k of probability o_ik.
+    def spread(
+        self, weight: Tensor, top: Tensor, others: Tensor, left: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Sums over j of x_ij w_kj^2, and of x_ij times a variance of w_kj over the classes k.
+
+        That is the variance for the probability 1 - l_i of one class and l_i r_ik of the others,
+        over l_i.
 
         Parameters
         ----------
         weight : Tensor of shape (K, n_features)
-        o : Tensor of shape (n_samples, K)
+        top : Tensor of shape (n_samples, 1)
+            The index of the one class.
+        others : Tensor of shape (n_samples, K)
+            r; they add up to one and are zero at `top`.
+        left : Tensor of shape (n_samples,)
+            l.
 
         Returns
         -------
-        Tensor of shape (n_samples,)
+        squares : Tensor of shape (n_samples, K)
+        spread : Tensor of shape (n_samples,)
         """
-        spread: Tensor = _Spread.apply(self, weight, o)
-        return spread
-
-    def times_means(self, columns: Tensor, o: Tensor) -> tuple[SparseMatrix, Tensor]:
-        """The matrix of x_ij a_ij and the sums over j of x_ij a_ij^2, with a_ij = o_i . w_j.
-
-        `columns` has the shape (n_features, K), `o` the shape (n_samples, K).
-        """
-        parts, sums = [], self.new_zeros(len(self))
-        for value, column, row in self.value_blocks(columns.shape[1]):
-            mean = (columns[column] * o[row]).sum(-1)
-            product = value[:, 0] * mean
-            sums.index_add_(0, row, product * mean)
-            parts.append(product.cpu().numpy())
-        ends = np.cumsum([m.nnz for m in self.matrices])[:-1]
-        values = zip(self.matrices, np.split(np.concatenate(parts), ends), strict=True)
-        return SparseMatrix([with_data(m, each) for m, each in values], self.device), sums
+        squares, spread = _Spread.apply(self, weight, top, others, left)
+        return squares, spread
 
     def value_blocks(self, width: int) -> Iterator[tuple[Tensor, ...]]:
         """Values (m, 1), columns (m,) and rows (m,), in blocks for `width` numbers a value."""
@@ -257,26 +259,55 @@ class _SumOverValues(torch.autograd.Function):
 
 
 class _Spread(torch.autograd.Function):
-    """The mean of the squares less the square of the mean, by products of sparse matrices."""
+    """One pass over the values; what is left are products of sparse matrices.
+
+    With r the probabilities of the other classes, l those of all of them together, and d = sum_k
+    r_k (w_k - w_top), the variance over l is sum_k r_k (w_k - w_top)^2 - l d^2. Nothing cancels
+    there: d^2 is at most the sum, and l is small for a confident prediction.
+    """
 
     @staticmethod
-    def forward(ctx: Any, matrix: SparseMatrix, weight: Tensor, o: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, matrix: SparseMatrix, weight: Tensor, top: Tensor, others: Tensor, left: Tensor
+    ) -> tuple[Tensor, Tensor]:
         columns = weight.mT.contiguous()
         squares = matrix._kernel.multiply(columns.square())
+        means, aways = [], []
+        spread, by_left, cross = (matrix.new_zeros(len(matrix)) for _ in range(3))
+        for value, column, row in matrix.value_blocks(len(weight)):
+            value, w = value[:, 0], columns[column]
+            of_top = w.gather(1, top[row])
+            w -= of_top
+            weighted = w * others[row]
+            away, of_top = weighted.sum(-1), of_top[:, 0]
+            square = weighted.mul_(w).sum(-1)
+            scaled = left[row] * away
+            pushed = value * away
+            spread.index_add_(0, row, value * (square - scaled * away))
+            by_left.index_add_(0, row, pushed * away)
+            cross.index_add_(0, row, pushed * of_top)
+            means.append(value * (of_top + scaled))
+            aways.append(pushed)
         ctx.matrix = matrix
-        ctx.times_means, sums = matrix.times_means(columns, o)
-        ctx.save_for_backward(columns, o, squares, sums)
-        return ((o * squares).sum(-1) - sums).clamp_min_(0)
+        ctx.means, ctx.aways = (matrix.with_values(torch.cat(each)) for each in (means, aways))
+        ctx.save_for_backward(columns, top, others, left, squares, by_left, cross)
+        return squares, spread
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
-        columns, o, squares, sums = ctx.saved_tensors
-        grad = grad.unsqueeze(-1)
-        by_o = squares - 2 * ctx.times_means._kernel.multiply(columns) + sums.unsqueeze(-1)
-        shares = grad * o
-        by_columns = columns * ctx.matrix._kernel.multiply_transposed(shares)
-        by_columns -= ctx.times_means._kernel.multiply_transposed(shares)
-        return None, 2 * by_columns.mT, grad * by_o
+    def backward(
+        ctx: Any, grad_squares: Tensor, grad: Tensor
+    ) -> tuple[None, Tensor, None, Tensor, Tensor]:
+        columns, top, others, left, squares, by_left, cross = ctx.saved_tensors
+        grad, left = grad.unsqueeze(-1), left.unsqueeze(-1)
+        by_others = squares - 2 * ctx.means._kernel.multiply(columns)
+        by_others += squares.gather(1, top) + 2 * left * cross.unsqueeze(-1)
+        shares = grad * others
+        of_top = torch.zeros_like(shares).scatter_(1, top, grad * (1 - left))
+        by_columns = columns * ctx.matrix._kernel.multiply_transposed(grad_squares + shares)
+        by_columns -= ctx.means._kernel.multiply_transposed(shares)
+        by_columns -= ctx.aways._kernel.multiply_transposed(of_top)
+        by_others = (grad * by_others).scatter_(1, top, 0.0)
+        return None, 2 * by_columns.mT, None, by_others, -grad[:, 0] * by_left
 
 
 def has_duplicates(matrix: CSR) -> bool:

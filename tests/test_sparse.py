@@ -174,25 +174,32 @@ def test_sums_over_values_and_their_gradients(small_blocks, device):
     x = dense_matrix().abs().to(device)
     matrix = SparseMatrix([sp.csr_array(x.cpu().numpy())], device, factor=2.0)
 
-    def dense(w, o):
-        return torch.sin(2 * x[:, None] * w).sum(-1), spread(2 * x, w, o)
+    top = (torch.arange(SHAPE[0], device=device) % 3)[:, None]
+    is_top = torch.arange(3, device=device) == top
 
-    def sparse(w, o):
-        sums = matrix.sum_over_values(lambda value, w: torch.sin(value * w), w)
-        return sums, matrix.spread(w, o)
-
-    def spread(x, w, o):
+    def dense(w, others, left):
+        o = torch.where(is_top, 1 - left[:, None], left[:, None] * others)
         mean = (o[:, :, None] * w).sum(1, keepdim=True)
-        return (x * (o[:, :, None] * (w - mean) ** 2).sum(1)).sum(-1)
+        variance = (2 * x * (o[:, :, None] * (w - mean) ** 2).sum(1)).sum(-1)
+        squares = 2 * x @ w.square().mT
+        return torch.sin(2 * x[:, None] * w).sum(-1), squares, variance / left
+
+    def sparse(w, others, left):
+        sums = matrix.sum_over_values(lambda value, w: torch.sin(value * w), w)
+        return sums, *matrix.spread(w, top, others, left)
 
     results = []
     for compute in (dense, sparse):
         w = randn(3, SHAPE[1], seed=1).to(device).requires_grad_()
         logits = randn(SHAPE[0], 3, seed=2).to(device).requires_grad_()
-        sums, spreads = compute(w, logits.softmax(-1))
-        (sums * randn(SHAPE[0], 3, seed=3).to(device)).sum().backward(retain_graph=True)
-        (spreads * randn(SHAPE[0], seed=4).to(device)).sum().backward()
-        results.append((sums.detach(), spreads.detach(), w.grad, logits.grad))
+        margin = randn(SHAPE[0], seed=6).to(device).requires_grad_()
+        others = logits.masked_fill(is_top, -torch.inf).softmax(-1)
+        sums, squares, spreads = compute(w, others, margin.sigmoid())
+        total = (sums * randn(SHAPE[0], 3, seed=3).to(device)).sum()
+        total = total + (squares * randn(SHAPE[0], 3, seed=5).to(device)).sum()
+        (total + (spreads * randn(SHAPE[0], seed=4).to(device)).sum()).backward()
+        values = [each.detach() for each in (sums, squares, spreads)]
+        results.append((*values, w.grad, logits.grad, margin.grad))
     for by_hand, found in zip(*results, strict=True):
         torch.testing.assert_close(found, by_hand, **EXACT)
 
