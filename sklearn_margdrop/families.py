@@ -270,7 +270,8 @@ class Bernoulli(_Separate):
         return torch.exp(0.5 * (F.logsigmoid(eta) + F.logsigmoid(-eta)))
 
     def loss(self, eta: Tensor, y: Tensor) -> Tensor:
-        return (softplus(eta) - y * eta).sum(-1)
+        # softplus(eta) - y eta, where a confident prediction is right: rounding, even below zero.
+        return torch.lerp(softplus(eta), softplus(-eta), y).sum(-1)
 
     def jensen_gap(self, eta: Tensor, noise: NoisyInput) -> Tensor:
         return softplus_gap(eta, noise.output_variance().expand_as(eta)).sum(-1)
@@ -437,7 +438,7 @@ class Categorical(Family):
         independent = independent + (1 - at.left) * variance.gather(-1, at.top).squeeze(-1)
         # Without any variance, the ratio is of no account but must stay finite. No covariance is
         # above the mean of its variances, so that it is at most 2 but for rounding.
-        scale = spread / (independent + torch.finfo(eta.dtype).tiny ** 0.5)
+        scale = spread / (independent + math.sqrt(torch.finfo(eta.dtype).tiny))
         variance = scale.clamp_max(2.0).unsqueeze(-1) * variance
         # A rule of few nodes knows standard deviations, in which the variance of a logit that
         # hardly varies has a kink. Small variances are left to the second order instead.

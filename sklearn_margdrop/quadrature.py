@@ -146,14 +146,17 @@ def _softplus_gap(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tenso
     """The value and its derivatives, with the normals of the mixture along a new first axis."""
     spread, weight = (mean.new_tensor(each) for each in _logistic_mixture())
     inverse_root = (variance + spread.view(-1, *[1] * mean.dim())).rsqrt_()
-    t = mean * inverse_root
+    # softplus(x) - x/2 is even, and so is the gap: on the left of zero nothing cancels.
+    left = -mean.abs()
+    t = left * inverse_root
     density = (t * t).mul_(-0.5).exp_()
-    by_mean = torch.tensordot(weight, torch.special.ndtr(t), 1)
+    by_left = torch.tensordot(weight, torch.special.ndtr(t), 1)
     weight = weight / math.sqrt(2 * math.pi)
     value = torch.tensordot(weight, density / inverse_root, 1)
-    value += mean * by_mean - softplus(mean)
+    value += left * by_left - softplus(left)
+    by_mean = -mean.sign() * (by_left - left.sigmoid())
     by_variance = torch.tensordot(weight, density.mul_(inverse_root), 1)
-    return value.clamp_min(0), by_mean - mean.sigmoid(), 0.5 * by_variance
+    return value.clamp_min(0), by_mean, 0.5 * by_variance
 
 
 @cache
