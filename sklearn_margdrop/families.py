@@ -11,24 +11,22 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sklearn_margdrop.layers import NoisyInput
-from sklearn_margdrop.products import multiply, squared_product
+from sklearn_margdrop.products import multiply
 from sklearn_margdrop.quadrature import gauss_hermite, logsumexp_gap, softplus, softplus_gap
 from sklearn_margdrop.sparse import Matrix, SparseMatrix
+from sklearn_margdrop.spread import centred, split, spread_over_classes
 
 #: Takes derivatives back through :meth:`Family.curvature_trace`.
 Back: TypeAlias = Callable[..., tuple[Tensor | None, Tensor | None, Tensor]]
 
 FAMILIES: dict[str, type[Family]] = {}
-
-#: With more classes than this, their pairs cost more than the products they replace.
-_MAX_PAIRED_CLASSES = 16
 
 #: Of the variance of a logit at most so much is left to the second order.
 _SMALL_VARIANCE = 0.01
@@ -373,23 +371,23 @@ class Categorical(Family):
         return root[..., :-1], centre
 
     def curvature_trace(self, eta: Tensor, variance: Matrix, weight: Tensor) -> Tensor:
-        at, weight = _split(eta), _centred(weight)
+        at, weight = split(eta), centred(weight)
         if isinstance(variance, SparseMatrix):
             _, spread = variance.spread(weight, at.top, at.others, at.left)
         else:
-            spread = _dense_spread(at, variance, weight)
+            spread = spread_over_classes(at, variance, weight)
         return at.left * spread
 
     def curvature_trace_vjp(
         self, eta: Tensor, mean: Tensor, variance: Tensor, weight: Tensor
     ) -> tuple[Tensor, Back]:
-        # sum_j v_j Var_o(w_j) by the sum of `_Split`, with each product made once for the squares
-        # and the weights.
+        # sum_j v_j Var_o(w_j) as in `Split`, with each product made once for the squares and the
+        # weights.
         top = mean.argmax(-1)
         others = mean.scatter(-1, top.unsqueeze(-1), 0.0)
         left = others.sum(-1, keepdim=True)
         share = others / left.clamp_min(torch.finfo(mean.dtype).tiny)
-        weight = _centred(weight)
+        weight = centred(weight)
         of_top = weight[top]
         both = torch.cat([weight * weight, weight], -1)
         squares, away = multiply(share, both).chunk(2, -1)
@@ -426,12 +424,12 @@ class Categorical(Family):
         row so that the second order is the exact one. The expectation over them is a mean over
         fixed nodes in logit space.
         """
-        at, weight = _split(eta), _centred(noise.weight)
+        at, weight = split(eta), centred(noise.weight)
         if isinstance(noise.variance, SparseMatrix):
             variance, spread = noise.variance.spread(weight, at.top, at.others, at.left)
         else:
             variance = noise.output_variance(weight).expand_as(eta)
-            spread = _dense_spread(at, noise.variance, weight, variance)
+            spread = spread_over_classes(at, noise.variance, weight, variance)
         # Both second orders are per unit of what is left to the other classes, so that their
         # ratio is as precise for confident predictions as for others.
         independent = (at.others * (1 - at.left.unsqueeze(-1) * at.others) * variance).sum(-1)
@@ -445,74 +443,3 @@ class Categorical(Family):
         share = variance / (variance + _SMALL_VARIANCE)
         second_order = self.curvature(eta) * (_SMALL_VARIANCE * share)
         return logsumexp_gap(eta, variance * share) + 0.5 * second_order.sum(-1)
-
-
-class _Split(NamedTuple):
-    """A prediction, as its most probable class and what it leaves to the others.
-
-    With m and V the mean and the variance of w_k over the other classes, the variance over all
-    of them is left * (V + (1 - left) (m - w_top)^2). These are sums of terms that are not
-    negative. The mean of the squares less the square of the mean, the usual difference, is
-    rounding where a prediction is confident.
-
-    Parameters
-    ----------
-    top : Tensor of shape (n_samples, 1)
-        The index of the most probable class.
-    others : Tensor of shape (n_samples, K)
-        The probabilities of the other classes, given that it is one of them; 0 at `top`.
-    left : Tensor of shape (n_samples,)
-        The probability that it is one of them.
-    """
-
-    top: Tensor
-    others: Tensor
-    left: Tensor
-
-
-def _split(eta: Tensor) -> _Split:
-    top = eta.argmax(-1, keepdim=True)
-    is_top = torch.arange(eta.shape[-1], device=eta.device) == top
-    logits = eta.masked_fill(is_top, -math.inf)
-    margin = eta.gather(-1, top).squeeze(-1) - logits.logsumexp(-1)
-    return _Split(top, logits.softmax(-1), (-margin).sigmoid())
-
-
-def _centred(weight: Tensor) -> Tensor:
-    """Weights (K, width) about their mean over the classes, which no probability depends on."""
-    return weight - weight.mean(-2, keepdim=True)
-
-
-def _dense_spread(
-    at: _Split, variance: Tensor, weight: Tensor, separate: Tensor | None = None
-) -> Tensor:
-    """sum_j v_j Var_o(w_j) / left, shape (n_samples,); `separate` is that of each logit."""
-    top, others, left = at
-    n_classes = others.shape[-1]
-    if n_classes <= _MAX_PAIRED_CLASSES:
-        # A variance is a sum over pairs, o_k o_l (w_k - w_l)^2.
-        first, second = torch.triu_indices(n_classes, n_classes, 1, device=top.device)
-        eye = torch.eye(n_classes, dtype=weight.dtype, device=weight.device)
-        first, second = eye[first], eye[second]  # products with these select, fast both ways
-        pairs = squared_product(variance, (first - second) @ weight, exact=True)
-        chosen = eye[top.squeeze(-1)]
-        with_top = (others @ first.mT) * (chosen @ second.mT)
-        with_top = with_top + (chosen @ first.mT) * (others @ second.mT)
-        rest = (others @ first.mT) * (others @ second.mT)
-        left = left.unsqueeze(-1)
-        return (((1 - left) * with_top + left * rest) * pairs).sum(-1)
-    if separate is None:
-        separate = squared_product(variance, weight, exact=True)
-    if variance.shape[-2] == 1:  # the same for all rows, whose number may be large
-        products = (weight * variance) @ weight.mT
-        means = others @ products
-        square_of_mean = (means * others).sum(-1)
-        own = products.diagonal(dim1=-2, dim2=-1)[top.squeeze(-1)]
-        away = square_of_mean - 2 * means.gather(-1, top).squeeze(-1) + own
-    else:
-        mean = others @ weight
-        chosen = torch.zeros_like(others).scatter(-1, top, 1.0)
-        square_of_mean = (variance * mean.square()).sum(-1)
-        away = (variance * (mean - chosen @ weight).square()).sum(-1)
-    within = ((others * separate).sum(-1) - square_of_mean).clamp_min(0)
-    return within + (1 - left) * away.clamp_min(0)

@@ -191,7 +191,7 @@ def test_coefficients_set_by_hand_or_sparse_are_what_counts(iris):
     assert_allclose(penalty_per_sample(model.sparsify(), X), before)
     model.densify()
     model.coef_ = 0 * model.coef_
-    assert_array_equal(penalty_per_sample(model, X), np.zeros(150))
+    assert_allclose(penalty_per_sample(model, X), np.zeros(150), atol=1e-15)
     assert effective_penalty(model, X)[0].tolist() == [0] * 4
 
 

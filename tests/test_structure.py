@@ -27,6 +27,7 @@ LEVELS = {
     "fingerprint": 2,
     "files": 1,
     "layers": 3,
+    "spread": 3,
     "quadrature": 3,
     "families": 4,
     "networks": 4,

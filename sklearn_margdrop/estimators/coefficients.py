@@ -129,7 +129,7 @@ class Coefficients:
         >>> X = HashingVectorizer(norm=None).transform(["good film", "bad film"])
         >>> clf = MarginalizedDropoutGLMClassifier().fit(X, [1, 0]).sparsify()
         >>> clf.coef_.shape, clf.coef_.nnz
-        ((1, 1048576), 3)
+        ((1, 1048576), 2)
         """
         check_is_fitted(self)
         self.coef_ = sparse.csr_array(self.coef_)
