@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from sklearn_margdrop.files import replace_file
 from sklearn_margdrop.fingerprint import describe
+from sklearn_margdrop.notices import warn
 from sklearn_margdrop.saving import fitted_attributes
 from sklearn_margdrop.stability import Watch
 
@@ -186,11 +186,9 @@ class TrainingCheckpoint(Checkpoint):
         left_out = _left_out(net, state["callbacks"])
         lost = [n for n, text in left_out.items() if text is None or self.given_.get(n) != text]
         if lost:
-            warnings.warn(
+            warn(
                 f"A checkpoint holds plain values and tensors, not {', '.join(lost)}: where the "
                 "fit goes on from it, that is as at the beginning.",
-                UserWarning,
-                stacklevel=2,
             )
         try:
             _write(self.path, self.identity, state)

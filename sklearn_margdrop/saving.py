@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from skorch import NeuralNet
 from skorch.exceptions import DeviceWarning
 from torch import Tensor
 
+from sklearn_margdrop.notices import warn
 from sklearn_margdrop.validation import check_device, to_array
 
 #: Attributes that `initialize` makes anew. What the torch objects have learned is kept apart.
@@ -168,11 +168,10 @@ def _available(device: torch.device) -> torch.device:
     try:
         return check_device(device)
     except ValueError:
-        warnings.warn(
+        warn(
             f"The model was saved on the device {str(device)!r}, which is not available here; it "
             "is loaded to the CPU.",
             DeviceWarning,
-            stacklevel=4,
         )
         return torch.device("cpu")
 

@@ -15,13 +15,27 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, DTypeLike
-from sklearn.utils import assert_all_finite, check_random_state, column_or_1d
+from scipy import sparse
+from sklearn.exceptions import DataConversionWarning
+from sklearn.utils import (
+    assert_all_finite,
+    check_array,
+    check_random_state,
+    check_X_y,
+    column_or_1d,
+)
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import (
+    _check_n_features,
+    _check_sample_weight,
+    _get_feature_names,
+    validate_data,
+)
 
 from sklearn_margdrop.batches import blocks, is_mapped
 from sklearn_margdrop.noise import NOISE_MODELS, Noise
+from sklearn_margdrop.notices import warn
 
 _PLACEMENTS = ("both", "input", "hidden", "none")
 
@@ -225,7 +239,7 @@ def encode_labels(
             "sklearn.multioutput.MultiOutputClassifier."
         )
     check_classification_targets(y)
-    y = column_or_1d(y, warn=True)
+    y = column_or_1d(as_vector(y))
     if classes is not None:
         classes = np.unique(column_or_1d(classes))
         if known is not None and not np.array_equal(classes, known):
@@ -247,6 +261,18 @@ def encode_labels(
     return np.searchsorted(known, y), known
 
 
+def as_vector(y: Any) -> Any:
+    """`y` itself, or a vector if it is a matrix of one column, which warns."""
+    if np.ndim(y) != 2 or np.shape(y)[1] != 1 or sparse.issparse(y):
+        return y
+    warn(  # in scikit-learn's words, which filters may name
+        "A column-vector y was passed when a 1d array was expected. Please change the shape of y "
+        "to (n_samples, ), for example using ravel().",
+        DataConversionWarning,
+    )
+    return np.ravel(y)
+
+
 def validated(
     estimator: Any,
     X: Any,
@@ -262,13 +288,37 @@ def validated(
     mapped = is_mapped(X)
     checks |= {"dtype": "numeric" if mapped else dtype, "order": None if mapped else "C"}
     checks |= {"accept_sparse": kinds, "ensure_all_finite": not mapped}
-    found = validate_data(estimator, X, y, **checks)
+    if not checks["reset"] and _lacks_names(estimator, X):
+        del checks["reset"]
+        found = (
+            check_array(X, estimator=estimator, input_name="X", **checks)
+            if isinstance(y, str)
+            else check_X_y(X, y, estimator=estimator, **checks)
+        )
+        _check_n_features(estimator, X, reset=False)
+    else:
+        found = validate_data(estimator, X, y, **checks)
     if mapped:
         rows = found if isinstance(found, np.ndarray) else found[0]
         name = type(estimator).__name__
         for block in blocks(*rows.shape):
             assert_all_finite(rows[block], estimator_name=name, input_name="X")
     return found
+
+
+def _lacks_names(estimator: Any, X: Any) -> bool:
+    """Whether the features have names in one of the fit and `X` alone, which warns.
+
+    scikit-learn's own warning, in its words, would point at a line of scikit-learn.
+    """
+    fitted = getattr(estimator, "feature_names_in_", None) is not None
+    given = _get_feature_names(X) is not None
+    name = type(estimator).__name__
+    if given and not fitted:
+        warn(f"X has feature names, but {name} was fitted without feature names")
+    if fitted and not given:
+        warn(f"X does not have valid feature names, but {name} was fitted with feature names")
+    return fitted != given
 
 
 def check_range(X: Any, name: str, dtype: DTypeLike, small: bool = True) -> None:

@@ -19,6 +19,7 @@ LEVELS = {
     "csr": 0,
     "memory": 0,
     "noise": 0,
+    "notices": 0,
     "optimizers": 0,
     "stability": 0,
     "sparse": 1,

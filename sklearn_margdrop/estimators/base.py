@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABCMeta, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
@@ -32,6 +31,7 @@ from sklearn_margdrop.estimators.html import DiagramMixin
 from sklearn_margdrop.fingerprint import describe, digest
 from sklearn_margdrop.memory import is_out_of_memory, with_advice
 from sklearn_margdrop.networks import NoisyNetwork
+from sklearn_margdrop.notices import warn
 from sklearn_margdrop.sparse import has_duplicates
 from sklearn_margdrop.training import MarginalizedNet
 from sklearn_margdrop.validation import (
@@ -316,9 +316,9 @@ class BaseMarginalizedEstimator(
                 f"{self.learning_rate_init * net.rate_factor_:.3g}, where it ended, or weaken the "
                 "noise."
             )
-            warnings.warn(exploded, ConvergenceWarning, stacklevel=5)
+            warn(exploded, ConvergenceWarning)
         if message is not None:
-            warnings.warn(message, category, stacklevel=5)
+            warn(message, category)
 
     def _n_tasks(self) -> int:
         """The most epochs or iterations of a fit."""

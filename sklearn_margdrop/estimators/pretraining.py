@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import nn
 
 from sklearn_margdrop.batches import Features, Host, Rows, blocks
 from sklearn_margdrop.networks import NoisyNetwork
+from sklearn_margdrop.notices import warn
 from sklearn_margdrop.validation import draw_seed, to_tensor
 
 
@@ -88,12 +88,10 @@ def _check_range(transformer: Any, data: Host) -> None:
     rounding = 1e-6  # that of MinMaxScaler, say
     outside = data.min() < -rounding or data.max() > 1 + rounding
     if isinstance(transformer, BernoulliRBM) and outside:
-        warnings.warn(
+        warn(
             "BernoulliRBM takes its inputs for probabilities, but these lie outside of [0, 1]. "
             "Scale the features (MinMaxScaler), and use activation='logistic' where there are "
             "several hidden layers.",
-            UserWarning,
-            stacklevel=7,
         )
 
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score
-from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils import check_array, check_consistent_length
 from torch import Tensor
 
 from sklearn_margdrop.batches import Rows
@@ -19,6 +19,7 @@ from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.nets import ClassifierNet, RegressorNet, logits, most_probable
 from sklearn_margdrop.families import FAMILIES, Bernoulli, Categorical, Family
 from sklearn_margdrop.validation import (
+    as_vector,
     check_finite,
     check_range,
     check_weights,
@@ -278,8 +279,7 @@ def _validation_accuracy(eta: Tensor, y: Tensor, weight: Tensor | None) -> float
 def _check_target(y: Any, family: Family, dtype: DTypeLike) -> np.ndarray:
     """`y` as a float array of shape (n_samples, n_outputs)."""
     y = check_array(y, input_name="y", ensure_2d=False, dtype=dtype)
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = column_or_1d(y, warn=True)
+    y = as_vector(y)
     if (y < family.lowest).any():
         raise ValueError(
             f"y has negative values, which family={family.name!r} does not allow: its targets "
