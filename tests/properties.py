@@ -478,7 +478,7 @@ class Play:
         if left_out and not self.is_classifier and model.family == "poisson":
             # No training has seen these rows, whose means may overflow.
             X = self.dense[np.asarray(weight) > 0]
-        else:
+        elif self.is_classifier or self.data.rows > 1:  # of one row it is nan
             finite["score"] = model.score(X, self.given["y"])
         if self.is_classifier:
             methods = "decision_function", "predict_proba", "predict_log_proba"

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import accuracy_score
 from sklearn.utils import check_array, check_consistent_length
 from torch import Tensor
@@ -18,6 +19,7 @@ from sklearn_margdrop.batches import Rows
 from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.nets import ClassifierNet, RegressorNet, logits, most_probable
 from sklearn_margdrop.families import FAMILIES, Bernoulli, Categorical, Family
+from sklearn_margdrop.notices import warn
 from sklearn_margdrop.validation import (
     as_vector,
     check_finite,
@@ -174,11 +176,14 @@ class NumberTarget(RegressorMixin):
         self, y: ArrayLike, dtype: DTypeLike, continuing: bool, classes: ArrayLike | None
     ) -> np.ndarray:
         target = _check_target(y, self._target_family(), dtype)
-        n_columns = target.shape[1]
-        if continuing and n_columns != self.n_outputs_:
-            raise ValueError(f"y has {n_columns} columns, but {self.n_outputs_} were fitted.")
-        self.n_outputs_ = n_columns
+        if continuing:
+            self._check_columns(target.shape[1])
+        self.n_outputs_ = target.shape[1]
         return target
+
+    def _check_columns(self, n_columns: int) -> None:
+        if n_columns != self.n_outputs_:
+            raise ValueError(f"y has {n_columns} columns, but {self.n_outputs_} were fitted.")
 
     def _family(self) -> tuple[Family, int]:
         return self._target_family(), self.n_outputs_
@@ -257,13 +262,20 @@ class NumberTarget(RegressorMixin):
         Returns
         -------
         float
-            At most 1; 0 for a constant prediction of the mean, averaged over the outputs.
+            At most 1; 0 for a constant prediction of the mean, averaged over the outputs. It is
+            nan, with a warning, for fewer than two rows.
         """
         eta = check_finite(self._linear_predictor(X)).cpu().double()
         family = self._fitted_family()
         check_finite(family.mean(eta))
         target = to_tensor(_check_target(y, family, np.float64), eta.device)
+        self._check_columns(target.shape[1])
         check_consistent_length(eta, target, sample_weight)
+        if len(target) < 2:
+            # As scikit-learn's scores do, in their words.
+            message = "D^2 score is not well-defined with less than two samples."
+            warn(message, UndefinedMetricWarning)
+            return float("nan")
         weight = None
         if sample_weight is not None:
             weight = torch.from_numpy(check_weights(sample_weight, target))
