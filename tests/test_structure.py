@@ -49,6 +49,7 @@ LEVELS = {
     "estimators.html": 8,
     "estimators.coefficients": 8,
     "estimators.pretraining": 8,
+    "estimators.weights": 8,
     "estimators.nets": 8,
     "estimators.base": 9,
     "estimators.targets": 9,

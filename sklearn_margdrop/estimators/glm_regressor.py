@@ -153,6 +153,7 @@ class MarginalizedDropoutGLMRegressor(NumberTarget, BaseMarginalizedGLM):
 
     net_ : skorch.NeuralNet
         The fitted net: ``net_.module_`` is the torch module, ``net_.history`` the record.
+        Predictions are made of `coef_` and `intercept_`, not of its weights.
 
     n_features_in_ : int
         Number of features seen during `fit`.

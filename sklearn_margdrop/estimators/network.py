@@ -28,6 +28,7 @@ from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.data_parallel import alone, parallel
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.estimators.pretraining import pretrain
+from sklearn_margdrop.estimators.weights import WHERE, ReadOnlyList
 from sklearn_margdrop.export import Layers
 from sklearn_margdrop.families import Family
 from sklearn_margdrop.layers import ACTIVATIONS
@@ -255,7 +256,9 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         return self.net_.criterion_.family
 
     def _fitted_layers(self) -> Layers:
-        return self.coefs_, self.intercepts_, list(self.net_.module_.layers)[1::2]
+        linears, activations = self.net_.module_.linears, list(self.net_.module_.layers)[1::2]
+        weights = [to_array(linear.weight.T) for linear in linears]
+        return weights, [to_array(linear.bias) for linear in linears], activations
 
     def _fitted_network(self) -> NoisyNetwork:
         return self.net_.module_
@@ -314,10 +317,18 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
 
     @property
     def coefs_(self) -> list[NDArray[Any]]:
-        """Weights of each layer, a list of arrays of shape (fan_in, fan_out)."""
-        return [to_array(linear.weight.T) for linear in self.net_.module_.linears]
+        """Weights of each layer, a list of arrays of shape (fan_in, fan_out) to read."""
+        return ReadOnlyList(linear.weight.T for linear in self.net_.module_.linears)
+
+    @coefs_.setter
+    def coefs_(self, value: object) -> None:
+        raise AttributeError(WHERE)
 
     @property
     def intercepts_(self) -> list[NDArray[Any]]:
-        """Intercepts of each layer, a list of arrays of shape (fan_out,)."""
-        return [to_array(linear.bias) for linear in self.net_.module_.linears]
+        """Intercepts of each layer, a list of arrays of shape (fan_out,) to read."""
+        return ReadOnlyList(linear.bias for linear in self.net_.module_.linears)
+
+    @intercepts_.setter
+    def intercepts_(self, value: object) -> None:
+        raise AttributeError(WHERE)

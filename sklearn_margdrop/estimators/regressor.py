@@ -166,10 +166,11 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
         Number of target columns.
 
     coefs_ : list of ndarray of shape (fan_in, fan_out)
-        Weights of each layer, from the input to the output.
+        Weights of each layer, from the input to the output: copies that cannot be written to.
+        The weights themselves are tensors, ``net_.module_.linears[l].weight``.
 
     intercepts_ : list of ndarray of shape (fan_out,)
-        Intercepts of each layer.
+        Intercepts of each layer, likewise.
 
     n_iter_ : int
         Epochs run, over all calls with `warm_start` or `partial_fit`.
