@@ -88,7 +88,7 @@ def _set_types(operator: Any) -> None:
         return
     is_integer = fitted.classes.dtype == np.int64
     label = types.Int64TensorType if is_integer else types.StringTensorType
-    operator.outputs[0].type = label([n_rows])
+    operator.outputs[0].type = label([n_rows, *fitted.label_shape])
     operator.outputs[1].type = number([n_rows, len(fitted.classes)])
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 from torch import nn
 
-from sklearn_margdrop.families import Family, Normal, Poisson
+from sklearn_margdrop.families import Bernoulli, Family, Normal, Poisson
 
 #: The ONNX operator of an activation function, and of the mean of a family of numbers. What is
 #: registered elsewhere can be added, if it is one operator without attributes.
@@ -60,6 +60,17 @@ class Fitted(NamedTuple):
     family: Family
     classes: np.ndarray | None = None
     is_vector: bool = False
+
+    @property
+    def is_indicator(self) -> bool:
+        """Whether the target is an indicator matrix: several labels that do not exclude others."""
+        n_outputs = self.weights[-1].shape[1]
+        return self.classes is not None and isinstance(self.family, Bernoulli) and n_outputs > 1
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Shape of the label of a row."""
+        return (self.weights[-1].shape[1],) if self.is_indicator else ()
 
 
 def import_for_export(name: str) -> ModuleType:
@@ -122,6 +133,11 @@ def add_model(
         x = graph.node("Gemm", x, *names)
     if fitted.classes is not None:
         label, probabilities = outputs
+        if fitted.is_indicator:
+            above = graph.node("Greater", x, graph.constant("zero", np.zeros(1, dtype)))
+            graph.node("Cast", above, to=graph.onnx.TensorProto.INT64, output=label)
+            graph.node("Sigmoid", x, output=probabilities)
+            return
         index = graph.node("ArgMax", x, axis=1, keepdims=0)
         labels = graph.constant("classes", labels_for_export(fitted.classes))
         graph.node("Gather", labels, index, axis=0, output=label)
@@ -173,8 +189,8 @@ def onnx_model(fitted: Fitted, name: str, description: str) -> Any:
     """The checked ONNX model of a fitted estimator.
 
     Its input "X" has the shape (n, n_features) and the dtype of the weights. A classifier has the
-    outputs "label", of shape (n,), and "probabilities", (n, n_classes); a regressor has
-    "variable", in the shape that it predicts.
+    outputs "label", of shape (n,) or an indicator matrix, and "probabilities", (n, n_classes); a
+    regressor has "variable", in the shape that it predicts.
 
     Parameters
     ----------
@@ -221,7 +237,7 @@ def onnx_model(fitted: Fitted, name: str, description: str) -> Any:
     if fitted.classes is not None:
         labels = labels_for_export(fitted.classes)
         outputs = [
-            value("label", to_onnx_type(labels.dtype)),
+            value("label", to_onnx_type(labels.dtype), *fitted.label_shape),
             value("probabilities", number, len(labels)),
         ]
     else:

@@ -234,14 +234,11 @@ def encode_labels(
     classes : ndarray of shape (n_classes,)
     """
     if np.ndim(y) == 2 and np.shape(y)[1] > 1 and type_of_target(y).startswith("multi"):
-        raise ValueError(
-            "y has several labels per row; wrap the estimator in "
-            "sklearn.multioutput.MultiOutputClassifier."
-        )
+        raise ValueError(_several_labels(y))
     check_classification_targets(y)
     y = column_or_1d(as_vector(y))
     if classes is not None:
-        classes = np.unique(column_or_1d(classes))
+        classes = check_classes(classes)
         if known is not None and not np.array_equal(classes, known):
             raise ValueError(f"classes={classes!r} are not those of the first call, {known!r}.")
     seen = np.unique(y)
@@ -259,6 +256,37 @@ def encode_labels(
             "as `classes` in the first call to partial_fit, or fit anew with warm_start=False."
         )
     return np.searchsorted(known, y), known
+
+
+def _several_labels(y: Any) -> str:
+    """What to do with a target of several columns."""
+    if type_of_target(y) != "multilabel-indicator":
+        return (
+            "y has several labels per row; wrap the estimator in "
+            "sklearn.multioutput.MultiOutputClassifier."
+        )
+    if (y.sum(1) == 1).all():
+        return "y has one label per row, encoded one-hot; pass y.argmax(1)."
+    return (
+        "y has several labels per row; wrap the estimator in "
+        "sklearn.multioutput.MultiOutputClassifier, or fit MarginalizedDropoutClassifier("
+        "hidden_layer_sizes=()), which takes an indicator matrix."
+    )
+
+
+def check_classes(classes: Any) -> np.ndarray:
+    """The sorted classes that the user named."""
+    try:
+        vector = column_or_1d(np.asarray(classes))
+        assert_all_finite(vector)
+        found: np.ndarray = np.unique(vector)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"classes must be a list or an array of labels; got {classes!r}."
+        ) from error
+    if not found.size:
+        raise ValueError("classes must name the labels that will ever occur; it is empty.")
+    return found
 
 
 def as_vector(y: Any) -> Any:

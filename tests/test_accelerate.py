@@ -139,6 +139,7 @@ CASES = {
     "schedule": lambda a: fit(a, callbacks=[LRScheduler("ExponentialLR", gamma=0.5)]),
     "warm start": warm_start,
     "partial_fit": partial_fit,
+    "several labels": lambda a: fit(a, y=Y[:, None] >> np.arange(3) & 1, early_stopping=True),
     "normal": lambda a: regressor(a, np.c_[X[:, 20], 3 * X[:, 30]]),
     "poisson": lambda a: regressor(a, Y, family="poisson", early_stopping=True),
     "explosion": lambda a: fit(a, solver="sgd", learning_rate_init=3.0, alpha=0.7, max_iter=3),

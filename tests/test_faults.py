@@ -133,7 +133,9 @@ def test_bad_targets(data, no_training):
     with pytest.raises(ValueError, match="only one class"):
         MarginalizedDropoutClassifier().fit(X, np.zeros(60))
     with pytest.raises(ValueError, match="MultiOutputClassifier"):
-        MarginalizedDropoutClassifier().fit(X, np.column_stack([y > 0, y > 1]))
+        MarginalizedDropoutGLMClassifier().fit(X, np.column_stack([y > 0, y > 1]))
+    with pytest.raises(ValueError, match="MultiOutputClassifier"):
+        MarginalizedDropoutClassifier().fit(X, np.column_stack([y, y]))
     with pytest.raises(ValueError, match="continuous"):
         MarginalizedDropoutClassifier().fit(X, X[:, 0])
     with pytest.raises(ValueError, match=r"negative.*poisson"):

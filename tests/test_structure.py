@@ -53,6 +53,7 @@ LEVELS = {
     "estimators.nets": 8,
     "estimators.base": 9,
     "estimators.targets": 9,
+    "estimators.indicators": 10,
     "estimators.network": 10,
     "estimators.glm": 10,
     "estimators.classifier": 11,

@@ -171,8 +171,8 @@ class BaseMarginalizedEstimator(
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Training data. float32 data are fitted in float32, all others in float64.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Target values.
+        y : {array-like, sparse matrix} of shape (n_samples,) or (n_samples, n_outputs)
+            Target values. Only the network for labels takes a sparse matrix.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights. An integer weight is the same as that many copies of the
             row; apart from how rows compare with unlabelled ones, only their ratios matter.

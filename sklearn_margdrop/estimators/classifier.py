@@ -12,12 +12,12 @@ from sklearn.base import _fit_context
 from sklearn.utils._param_validation import StrOptions
 
 from sklearn_margdrop.csr import MatrixLike
+from sklearn_margdrop.estimators.indicators import IndicatorTarget
 from sklearn_margdrop.estimators.network import BaseMarginalizedNetwork
-from sklearn_margdrop.estimators.targets import LabelTarget
 from sklearn_margdrop.validation import typed
 
 
-class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
+class MarginalizedDropoutClassifier(IndicatorTarget, BaseMarginalizedNetwork):
     r"""Neural network classifier regularised by marginalised dropout.
 
     Instead of drawing noise on the units, training minimises the expectation of the log loss
@@ -26,7 +26,9 @@ class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
         mean over samples of (loss + R) + alpha / 2 * ||weights||^2
 
     where R, the penalty, is the curvature of the loss times the variance that the noise gives
-    the logits. See the :ref:`user guide <user_guide>`.
+    the logits. Rows have a label each, or several: `y` is then an indicator matrix, dense or
+    sparse, of zeros and ones with a column for each label, and the outputs are independent. See
+    the :ref:`user guide <user_guide>`.
 
     Parameters
     ----------
@@ -126,7 +128,7 @@ class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
 
     class_weight : dict or "balanced", default=None
         Weights of the classes, ``{label: weight}``; `"balanced"` weights them inversely to
-        their frequency. Multiplies `sample_weight`.
+        their frequency. Multiplies `sample_weight`. Not for several labels per row.
 
     pretrainer : transformer, default=None
         Initialises the hidden layers one after the other: a clone of it, with as many
@@ -163,7 +165,7 @@ class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Class labels, sorted.
+        Class labels, sorted; with several labels per row, the positions of the columns.
 
     coefs_ : list of ndarray of shape (fan_in, fan_out)
         Weights of each layer, from the input to the output: copies that cannot be written to.
@@ -309,10 +311,11 @@ class MarginalizedDropoutClassifier(LabelTarget, BaseMarginalizedNetwork):
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             A chunk of the training data.
-        y : array-like of shape (n_samples,)
-            Class labels.
+        y : {array-like, sparse matrix} of shape (n_samples,) or (n_samples, n_labels)
+            Class labels, or an indicator matrix of several labels per row.
         classes : array-like of shape (n_classes,), default=None
-            All the classes that will ever occur. Required in the first call.
+            All the classes that will ever occur; for an indicator matrix ``range(n_labels)``.
+            Required in the first call.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights, relative to a row of weight 1.
         X_unlabeled : {array-like, sparse matrix} of shape (n_unlabeled, n_features), default=None

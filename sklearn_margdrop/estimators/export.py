@@ -31,8 +31,9 @@ class ExportMixin:
         Its input ``"X"`` has the shape (n, n_features) and the dtype of the fitted parameters:
         float32 for models that were fitted to float32 data, else float64. The outputs of a
         classifier are ``"label"`` (n,), of strings or int64 (also for booleans and floats), and
-        ``"probabilities"`` (n, n_classes). The output of a regressor is ``"variable"``, (n,) or
-        (n, n_outputs) as `predict` returns it.
+        ``"probabilities"`` (n, n_classes); where it was fitted to an indicator matrix, the label
+        is one as well, (n, n_classes) of int64. The output of a regressor is ``"variable"``, (n,)
+        or (n, n_outputs) as `predict` returns it.
 
         Parameters
         ----------

@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
 from torch import Tensor
 
+from sklearn_margdrop.families import Bernoulli, Family
 from sklearn_margdrop.training import MarginalizedNet
 
 
 class ClassifierNet(ClassifierMixin, MarginalizedNet):
-    """A net for class labels, which stand as positions in the estimator's ``classes_``."""
+    """A net for class labels, which stand as positions in the estimator's ``classes_``.
+
+    Several labels per row stand as the rows of an indicator matrix.
+    """
 
     @property
     def classes_(self) -> NDArray[np.int64]:
@@ -22,13 +26,19 @@ class ClassifierNet(ClassifierMixin, MarginalizedNet):
         n_outputs: int = self.module__layer_sizes[-1]
         return np.arange(2 if n_outputs == 1 else n_outputs)
 
+    @property
+    def _takes_indicators(self) -> bool:
+        return is_indicator(self.criterion_.family, self.module__layer_sizes[-1])
+
     def predict_proba(self, X: Any) -> NDArray[Any]:
-        """Probabilities of the classes, shape (n_samples, n_classes)."""
-        return logits(self.forward(X)).softmax(-1).numpy()
+        """Probabilities of the classes, or of several labels, shape (n_samples, n_classes)."""
+        eta = self.forward(X)
+        return (eta.sigmoid() if self._takes_indicators else logits(eta).softmax(-1)).numpy()
 
     def predict(self, X: Any) -> NDArray[np.int64]:
-        """Positions of the most probable classes, shape (n_samples,)."""
-        return most_probable(self.forward(X)).numpy()
+        """Positions of the most probable classes, shape (n_samples,), or the indicator matrix."""
+        eta = self.forward(X)
+        return ((eta > 0).long() if self._takes_indicators else most_probable(eta)).numpy()
 
     def encode(self, y: Any) -> Tensor:
         if not isinstance(y, Tensor):
@@ -36,10 +46,11 @@ class ClassifierNet(ClassifierMixin, MarginalizedNet):
             if y.dtype.kind not in "biuf":
                 raise ValueError("The net takes positions in the estimator's classes_ for labels.")
             y = torch.as_tensor(y)
-        return super().encode(y) if len(self.classes_) == 2 else y.long().to(self.device)
+        has_numbers = self._takes_indicators or len(self.classes_) == 2
+        return super().encode(y) if has_numbers else y.long().to(self.device)
 
     def decode(self, y: Tensor) -> Tensor:
-        return y.long().ravel()
+        return y.long() if self._takes_indicators else y.long().ravel()
 
 
 class RegressorNet(RegressorMixin, MarginalizedNet):
@@ -48,6 +59,11 @@ class RegressorNet(RegressorMixin, MarginalizedNet):
     def predict(self, X: Any) -> NDArray[Any]:
         """The mean of the target, shape (n_samples,) or (n_samples, n_outputs)."""
         return self.decode(torch.from_numpy(self.predict_proba(X))).numpy()
+
+
+def is_indicator(family: Family, n_outputs: int) -> bool:
+    """Whether each output is a label by itself, rather than one of the classes."""
+    return isinstance(family, Bernoulli) and n_outputs > 1
 
 
 def most_probable(eta: Tensor) -> Tensor:

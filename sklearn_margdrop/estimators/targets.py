@@ -40,7 +40,6 @@ class LabelTarget(ClassifierMixin):
     classes_: NDArray[Any]
 
     _net = ClassifierNet
-    _stratifies = True
 
     if TYPE_CHECKING:  # the rest of the estimator
 
@@ -68,6 +67,10 @@ class LabelTarget(ClassifierMixin):
                 "sklearn.utils.class_weight.compute_class_weight."
             )
         return class_weights(self.class_weight, y.astype(int).ravel(), self.classes_, weight)
+
+    @property
+    def _stratifies(self) -> bool:
+        return True
 
     def _family(self) -> tuple[Family, int]:
         n_classes = len(self.classes_)
