@@ -9,9 +9,20 @@ from numbers import Real
 from typing import Any, Self
 
 from skorch import NeuralNet
-from skorch.callbacks import BatchScoring, Callback, EpochScoring, ParamMapper, PrintLog
+from skorch.callbacks import (
+    BatchScoring,
+    Callback,
+    EpochScoring,
+    InputShapeSetter,
+    ParamMapper,
+    PassthroughScoring,
+    PrintLog,
+)
 from skorch.callbacks.logging import filter_log_keys
 from torch import Tensor
+
+#: Callbacks that look at validation rows, or at training rows where they are told to.
+_SCORING = BatchScoring, EpochScoring, PassthroughScoring
 
 
 def check_validation(callbacks: list[tuple[str, Callback]]) -> None:
@@ -24,7 +35,7 @@ def check_validation(callbacks: list[tuple[str, Callback]]) -> None:
     """
     for name, each in callbacks:
         monitor = getattr(each, "monitor", None)
-        scores = isinstance(each, EpochScoring | BatchScoring) and not each.on_train
+        scores = isinstance(each, _SCORING) and not each.on_train
         if scores or (isinstance(monitor, str) and monitor.startswith("valid")):
             other = "on_train=True" if scores else "another monitor, 'train_loss' say,"
             raise ValueError(
@@ -40,9 +51,13 @@ def check_callbacks(callbacks: Iterable[Any] | None) -> None:
     for each in callbacks:
         named = isinstance(each, tuple) and len(each) == 2 and isinstance(each[0], str)
         callback = each[1] if named else each
-        if isinstance(callback, Callback):
-            continue
-        if isinstance(callback, type) and issubclass(callback, Callback):
+        kind = callback if isinstance(callback, type) else type(callback)
+        if issubclass(kind, InputShapeSetter):
+            raise ValueError(
+                "callbacks must not hold skorch's InputShapeSetter: the network is built for the "
+                "features of X, and would be built anew, without what it knows of them."
+            )
+        if issubclass(kind, Callback):
             continue
         hint = ""
         if hasattr(callback, "on_fit_task_end"):
@@ -131,10 +146,11 @@ class Stopping(Callback):
         Losses are to fall, scores to rise. With scores the best weights are restored at the
         end, whatever ends the training.
     tol : float
-    patience : int
+    patience : int or float
+        Infinity never stops.
     """
 
-    def __init__(self, monitor: str, tol: float, patience: int):
+    def __init__(self, monitor: str, tol: float, patience: float):
         self.monitor = monitor
         self.tol = tol
         self.patience = patience

@@ -92,6 +92,9 @@ def test_warm_start_goes_on():
     assert_same(model, glm("categorical").fit(X, y))
     with pytest.raises(ValueError, match="y contains"):
         model.fit(rows, labels + 1)
+    fewer = y != y[0]
+    with pytest.raises(ValueError, match="warm_start can only"):
+        model.fit(da.from_array(X[fewer]), y[fewer])
 
 
 def test_frames_have_feature_names_and_others_may_be_arrays():

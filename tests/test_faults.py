@@ -1,5 +1,6 @@
 """Bad input and bad luck: clear errors before any work, and nothing lost."""
 
+import pickle
 import re
 import warnings
 from unittest import mock
@@ -7,9 +8,13 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from numpy.random import RandomState
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.utils._param_validation import make_constraint
 from skorch.callbacks import Callback
 
 from sklearn_margdrop import (
@@ -70,15 +75,16 @@ BAD_PARAMETERS = [
     ({"n_probes": 0}, "n_probes"),
     ({"alpha": -1}, "alpha"),
     ({"unlabeled_discount": -1}, "unlabeled_discount"),
-    ({"solver": "lbfgs"}, "solver.*adam"),
+    ({"solver": "lbfgs"}, "solver.*adam.*GLM"),
     ({"batch_size": 0}, "batch_size"),
     ({"learning_rate_init": 0}, "learning_rate_init"),
     ({"learning_rate_decay": -1}, "learning_rate_decay"),
-    ({"momentum": 1.0}, "momentum"),
+    ({"momentum": 1.1}, "momentum"),
     ({"max_iter": 0}, "max_iter"),
     ({"tol": -1}, "tol"),
     ({"n_iter_no_change": 0}, "n_iter_no_change"),
     ({"validation_fraction": 1.0}, "validation_fraction"),
+    ({"validation_fraction": 0, "early_stopping": True}, "validation_fraction"),
     ({"device": "abacus"}, "device"),
     ({"device": "cuda:77"}, "device.*'auto' or 'cpu'"),
     ({"random_state": "x"}, "random_state"),
@@ -191,6 +197,92 @@ def test_labels_unseen_in_the_first_call(data):
     regressor = MarginalizedDropoutRegressor((3,)).partial_fit(X, y)
     with pytest.raises(ValueError, match="2 columns"):
         regressor.partial_fit(X, np.column_stack([y, y]))
+
+
+CLASSIFIERS = [
+    MarginalizedDropoutClassifier((3,), max_iter=1),
+    MarginalizedDropoutGLMClassifier(solver="sgd", max_iter=1),
+]
+classifiers = pytest.mark.parametrize("model", CLASSIFIERS, ids=lambda m: type(m).__name__)
+
+
+@classifiers
+@pytest.mark.parametrize(
+    "classes",
+    [{0, 1, 2}, {0: 1, 1: 1, 2: 1}, "012", 3, iter([0, 1, 2]), [], [[0, 1], [2, 3]], [0, [1, 2]]],
+    ids=repr,
+)
+def test_classes_are_a_list_of_labels(data, no_training, model, classes):
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"^classes must"):
+            clone(model).partial_fit(*data, classes=classes)
+
+
+@ignore_max_iter
+@classifiers
+def test_a_warm_start_has_the_classes_of_the_previous_call(data, model):
+    X, y = data
+    model = clone(model).set_params(warm_start=True).fit(X, y)
+    before = pickle.dumps(model)
+    for other in (np.where(y == 2, 1, y), np.where(y == 0, 5, y), y == 1):
+        with pytest.raises(ValueError, match=r"warm_start=False"):
+            model.fit(X, other)
+        assert pickle.dumps(model) == before
+    with pytest.raises(ValueError, match=r"^warm_start can only .* same classes"):
+        model.fit(X[y < 2], y[y < 2])
+    model.fit(X, y)
+    model.partial_fit(X[y < 2], y[y < 2])  # a chunk need not have all of them
+    model.set_params(warm_start=False).fit(X[y < 2], y[y < 2])
+    assert_array_equal(model.classes_, [0, 1])
+
+
+@ignore_max_iter
+@pytest.mark.parametrize("cls", ESTIMATORS)
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_infinite_patience_runs_all_epochs(data, cls, early_stopping):
+    options = {"tol": 10.0, "max_iter": 15, "random_state": 0, "early_stopping": early_stopping}
+    patient = cls((3,), n_iter_no_change=np.inf, **options).fit(*data)
+    assert patient.n_iter_ == 15
+    assert cls((3,), n_iter_no_change=2, **options).fit(*data).n_iter_ < 15
+
+
+def accepts(constraints, value):
+    return any(make_constraint(each).is_satisfied_by(value) for each in constraints)
+
+
+PEERS = [
+    (MarginalizedDropoutClassifier, MLPClassifier),
+    (MarginalizedDropoutRegressor, MLPRegressor),
+    (MarginalizedDropoutGLMClassifier, LogisticRegression),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), PEERS)
+def test_parameters_take_what_those_of_the_same_name_do_in_scikit_learn(
+    data, no_training, ours, theirs
+):
+    """Or say what else to do: of the optimisers, which others are."""
+    by_class = {0: 2.0}
+    values = [0, 1, 2, 10, 0.0, 0.1, 0.5, 1.0, 1.5, np.inf, np.int64(3), np.float32(0.5), True]
+    values += [np.bool_(False), None, "auto", "balanced", by_class, [5], (5, 4), np.array([3]), []]
+    values += ["relu", "tanh", "logistic", "identity", "adam", "sgd", "lbfgs", 7, RandomState(0)]
+    refused = {"solver": ["lbfgs"], "hidden_layer_sizes": [True, by_class]}
+    if theirs is LogisticRegression:
+        refused = {"max_iter": [0]}
+    mine, others = ours._parameter_constraints, theirs._parameter_constraints
+    short = {"hidden_layer_sizes": (2,)} if "hidden_layer_sizes" in mine else {}
+    n_tried = 0
+    for name in mine.keys() & others.keys() & ours().get_params().keys():
+        for value in values:
+            if not accepts(others[name], value):
+                continue
+            n_tried += 1
+            model = ours(**short | {"max_iter": 1} | {name: value})
+            is_refused = any(value is each for each in refused.get(name, ()))
+            error, words = (ValueError, name) if is_refused else (AssertionError, "has started")
+            with pytest.raises(error, match=words):
+                model.fit(*data)
+    assert n_tried > 20
 
 
 EXPLOSIVE = {"solver": "sgd", "learning_rate_init": 1e30, "momentum": 0.0, "random_state": 0}

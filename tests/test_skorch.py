@@ -23,7 +23,9 @@ from skorch.callbacks import (
     EpochScoring,
     Freezer,
     GradientNormClipping,
+    InputShapeSetter,
     LRScheduler,
+    PassthroughScoring,
     Unfreezer,
 )
 from skorch.dataset import Dataset, ValidSplit
@@ -212,6 +214,8 @@ def test_a_fit_changes_no_parameter(iris):
         ([("name", "x")], "pairs of a name and a callback"),
         ([ProgressBar], "set_callbacks"),
         ([int], "list of skorch callbacks"),
+        ([InputShapeSetter()], "InputShapeSetter: the network is built for the features"),
+        ([("shape", InputShapeSetter)], "InputShapeSetter"),
         (Count(), "'callbacks' parameter"),
         ([("stopping", Count())], "duplicate"),
     ],
@@ -365,6 +369,7 @@ def test_callbacks_without_validation_rows_are_refused_before_training(iris):
         (Checkpoint(), "early_stopping=True"),
         (rising("accuracy"), "on_train=True"),
         (BatchScoring("accuracy"), "on_train=True"),
+        (PassthroughScoring("valid_loss"), "on_train=True"),
     ):
         with pytest.raises(ValueError, match=f"looks at validation rows.*{message}"):
             classifier([callback]).fit(*iris)

@@ -92,7 +92,7 @@ class MarginalizedDropoutClassifier(IndicatorTarget, BaseMarginalizedNetwork):
         The step size of epoch i = 0, 1, ... is ``learning_rate_init / (1 + decay * i)``.
 
     momentum : float, default=0.9
-        Momentum in [0, 1) of ``solver="sgd"``.
+        Momentum in [0, 1] of ``solver="sgd"``.
 
     max_iter : int, default=200
         Largest number of epochs (passes over the labelled rows) of a fit.
@@ -102,15 +102,15 @@ class MarginalizedDropoutClassifier(IndicatorTarget, BaseMarginalizedNetwork):
         more than `n_iter_no_change` epochs without improving by more than `tol` on its best.
         A regressor's objective is measured in units of the loss of the best constant.
 
-    n_iter_no_change : int, default=10
-        See `tol`.
+    n_iter_no_change : int or float, default=10
+        See `tol`. ``np.inf`` runs all `max_iter` epochs.
 
     early_stopping : bool, default=False
         Whether to set a part of the training data aside, stop when the score on it no longer
         improves, and keep the weights that scored best.
 
     validation_fraction : float, default=0.1
-        That part, in (0, 1). Used only with `early_stopping`.
+        That part, between 0 and 1. Used only with `early_stopping`.
 
     shuffle : bool, default=True
         Whether to visit the rows in a new order each epoch.
@@ -251,7 +251,7 @@ class MarginalizedDropoutClassifier(IndicatorTarget, BaseMarginalizedNetwork):
         momentum: float = 0.9,
         max_iter: int = 200,
         tol: float = 2e-3,
-        n_iter_no_change: int = 10,
+        n_iter_no_change: float = 10,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         shuffle: bool = True,

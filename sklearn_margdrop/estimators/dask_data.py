@@ -181,6 +181,8 @@ def _assemble(
     check_range(largest[1], "X_unlabeled", template.dtype, small=False)
     seen = np.concatenate([each.y for each in labelled])
     codes = estimator._encode_target(seen, template.dtype, continuing, None)
+    if continuing:
+        estimator._check_continued(codes)
     total, factors = sum(each.total for each in labelled), np.ones(())
     if labelled[0].weight is not None:
         positions = codes.astype(int).ravel()

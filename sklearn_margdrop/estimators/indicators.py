@@ -61,6 +61,10 @@ class IndicatorTarget(LabelTarget):
             self._indicator = "sparse" if sparse.issparse(y) else "dense"
         return matrix.astype(dtype)
 
+    def _check_continued(self, y: np.ndarray) -> None:
+        if self._indicator is None:
+            super()._check_continued(y)
+
     def _target_weight(
         self, y: np.ndarray, weight: np.ndarray, incremental: bool
     ) -> np.ndarray | float:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.model_selection import train_test_split
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Hidden, Interval, Options, StrOptions
 from torch import Tensor
 
 from sklearn_margdrop.batches import Features, Rows
@@ -70,14 +70,17 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         ],
         "method": [StrOptions({"diagonal", "quadratic", "sampling"})],
         "n_probes": [Interval(Integral, 1, None, closed="left"), None],
-        "solver": [StrOptions({"adam", "sgd"})],
+        "solver": [StrOptions({"adam", "sgd"}), Hidden(StrOptions({"lbfgs"}))],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "learning_rate_decay": [Interval(Real, 0, None, closed="left")],
-        "momentum": [Interval(Real, 0, 1, closed="left")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "momentum": [Interval(Real, 0, 1, closed="both")],
+        "n_iter_no_change": [
+            Interval(Integral, 1, None, closed="left"),
+            Options(Real, {np.inf}),
+        ],
         "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "shuffle": ["boolean"],
         "pretrainer": [HasMethods(["fit", "get_params"]), None],
         "callbacks": [list, tuple, None],
@@ -97,6 +100,11 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     def _check_parameters(self) -> None:
         hidden, _ = self._layers()
         check_callbacks(self.callbacks)
+        if self.solver == "lbfgs":
+            raise ValueError(
+                "solver must be 'adam' or 'sgd'. 'lbfgs' takes all rows at once, for models "
+                "without hidden layers: MarginalizedDropoutGLMClassifier and its regressor."
+            )
         if self.checkpoint is not None and getattr(self.accelerator, "num_processes", 1) > 1:
             raise ValueError(
                 "checkpoint keeps the state of one process, and the accelerator has several: set "

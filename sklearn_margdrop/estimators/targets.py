@@ -55,6 +55,15 @@ class LabelTarget(ClassifierMixin):
         codes, self.classes_ = encode_labels(y, known, classes)
         return codes.astype(dtype)[:, None] if len(self.classes_) == 2 else codes
 
+    def _check_continued(self, y: np.ndarray) -> None:
+        seen = self.classes_[np.unique(y).astype(int)]
+        if len(seen) < len(self.classes_):
+            raise ValueError(
+                "warm_start can only be used where y has the same classes as in the previous "
+                f"call: they were {self.classes_!r}, and y has {seen!r}. Call partial_fit, or "
+                "start anew: call fit with warm_start=False."
+            )
+
     def _target_weight(
         self, y: np.ndarray, weight: np.ndarray, incremental: bool
     ) -> np.ndarray | float:
