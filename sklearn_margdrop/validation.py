@@ -334,6 +334,15 @@ def validated(
     return found
 
 
+def unlike_labelled(error: ValueError) -> ValueError:
+    """The error about unlabelled rows that scikit-learn refuses."""
+    return ValueError(
+        f"X_unlabeled is not like X: {error}\nRows that the steps of a pipeline are to transform "
+        "first have to be named: Pipeline(..., transform_input=['X_unlabeled']), with metadata "
+        "routing."
+    )
+
+
 def _lacks_names(estimator: Any, X: Any) -> bool:
     """Whether the features have names in one of the fit and `X` alone, which warns.
 

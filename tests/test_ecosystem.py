@@ -18,12 +18,18 @@ from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.ensemble import AdaBoostClassifier
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.impute import SimpleImputer
 from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, cross_val_score
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from sklearn_margdrop import MarginalizedDropoutClassifier, MarginalizedDropoutRegressor
+from sklearn_margdrop import (
+    MarginalizedDropoutClassifier,
+    MarginalizedDropoutGLMClassifier,
+    MarginalizedDropoutRegressor,
+)
 from sklearn_margdrop.batches import Batches, Features, Rows
 from sklearn_margdrop.validation import check_device
 
@@ -290,3 +296,21 @@ def test_unlabeled_rows_under_a_grid_search(iris):
         search = GridSearchCV(model, {"unlabeled_discount": [0.0, 1.0]}, cv=2)
         search.fit(X, y, X_unlabeled=X[:7])
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+def test_unlabelled_rows_that_skip_the_steps_of_a_pipeline(iris):
+    """What a step was to transform is text, or has another width, or holes to fill."""
+    X, y = iris
+    rows = {"text": (CountVectorizer(), ["good bad", "good", "bad"] * 50, ["good", "bad"])}
+    rows["width"] = OneHotEncoder(handle_unknown="ignore"), X.round(), X[:5].round()
+    rows["nan"] = SimpleImputer(), X, np.full((2, 4), np.nan)
+    for step, known, others in rows.values():
+        for estimator in (classifier(max_iter=2), MarginalizedDropoutGLMClassifier(max_iter=2)):
+            pipe = make_pipeline(step, estimator)
+            name = pipe.steps[-1][0]
+            with pytest.raises(ValueError, match=r"(?s)not like X.*transform_input=\['X_unl"):
+                pipe.fit(known, y, **{f"{name}__X_unlabeled": others})
+            with config_context(enable_metadata_routing=True):
+                estimator = clone(estimator).set_fit_request(X_unlabeled=True)
+                pipe = make_pipeline(clone(step), estimator, transform_input=["X_unlabeled"])
+                pipe.fit(known, y, X_unlabeled=others)

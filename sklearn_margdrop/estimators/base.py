@@ -43,6 +43,7 @@ from sklearn_margdrop.validation import (
     release_memory,
     to_tensor,
     typed,
+    unlike_labelled,
     validated,
 )
 
@@ -374,7 +375,7 @@ class BaseMarginalizedEstimator(
             try:
                 X_unlabeled = validated(self, X_unlabeled, dtype, reset=False)
             except ValueError as error:
-                raise ValueError(f"X_unlabeled is not like X: {error}") from error
+                raise unlike_labelled(error) from error
             check_range(X_unlabeled, "X_unlabeled", dtype, small=False)
             if self._keeps_sparse and sparse.issparse(X) != sparse.issparse(X_unlabeled):
                 X, X_unlabeled = (sparse.csr_array(each, dtype=dtype) for each in (X, X_unlabeled))

@@ -18,6 +18,7 @@ from sklearn_margdrop.validation import (
     check_weights,
     largest_magnitude,
     to_tensor,
+    unlike_labelled,
 )
 
 
@@ -155,7 +156,7 @@ def partitioned_rows(
                 estimator, _template(X_unlabeled), reset=False, ensure_min_samples=0, **checks
             )
         except ValueError as error:
-            raise ValueError(f"X_unlabeled is not like X: {error}") from error
+            raise unlike_labelled(error) from error
         parts += [check(block, None, None, False, checks) for block in unlabeled]
     client = _client()
     parts = list(dask.persist(*parts))
