@@ -13,6 +13,7 @@ from skorch.callbacks import (
     BatchScoring,
     Callback,
     EpochScoring,
+    EpochTimer,
     InputShapeSetter,
     ParamMapper,
     PassthroughScoring,
@@ -72,6 +73,12 @@ def freezes(callbacks: Iterable[Any]) -> bool:
     """Whether any of the callbacks, named or not, freezes weights or lets them thaw."""
     each = (callback[1] if isinstance(callback, tuple) else callback for callback in callbacks)
     return any(isinstance(callback, ParamMapper) for callback in each)
+
+
+def are_own(callbacks: Iterable[Callback]) -> bool:
+    """Whether all of the callbacks are ours, which write into the present epoch alone."""
+    own = {EpochLog, EpochTimer, GradientStopping, InverseDecay, Stopping}
+    return all(type(each) in own for each in callbacks)
 
 
 class EpochLog(PrintLog):

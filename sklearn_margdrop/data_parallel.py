@@ -39,10 +39,6 @@ _LOST = (
 _OWN_ENTRIES = {"device", "loss_unit", "module__input_scale", "module__seed", "seed", "verbose"}
 
 
-class _Interrupted(BaseException):
-    """Ctrl-C, which skorch would take for the end of the training."""
-
-
 def check_accelerator(accelerator: Any, device: str | torch.device) -> str | torch.device:
     """The device to compute on; raises where the accelerator asks for what there is not.
 
@@ -182,16 +178,13 @@ class DataParallel(AccelerateMixin):
         index, count = self._part
         seeds = torch.randint(2**31, (count,), generator=self.generator_, device=self.device)
         self._local_generator = torch.Generator(self.device).manual_seed(int(seeds[index]))
-        try:
-            super().train(rows, valid, epochs, *helpers)
-        except _Interrupted:
-            raise KeyboardInterrupt from None
+        super().train(rows, valid, epochs, *helpers)
 
     def fit_loop(self, *args: Any, **kwargs: Any) -> DataParallel:
         super().fit_loop(*args, **kwargs)
         if self.stop_reason_ == "interrupted":
             # The others wait for this process: it is to end, instead of going on with its share.
-            raise _Interrupted
+            raise KeyboardInterrupt
         return self
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:

@@ -8,6 +8,8 @@ from typing import Any, Self
 from skorch import NeuralNet
 from skorch.history import History
 
+from sklearn_margdrop.callbacks import are_own
+
 #: The history of a stream holds so many of its last epochs.
 _STREAM_HISTORY = 1000
 
@@ -37,19 +39,12 @@ class RecordingNet(NeuralNet):
         wherever it records a value, and a stream has no end.
         """
         n_kept = _STREAM_HISTORY - 1 if incremental else len(previous.history)
-        self.history = History(previous.history[-n_kept:])
+        epochs = previous.history[-n_kept:]
+        if not are_own(each for _, each in self.callbacks_):  # others may write into any epoch
+            epochs = [{**each, "batches": [*map(dict, each["batches"])]} for each in epochs]
+        self.history = History(epochs)
         self.n_forgotten_ = previous.n_epochs - len(self.history)
         self.lowest_ = dict(getattr(previous, "lowest_", {}))
-
-    def curve(self, key: str, known: list[float], incremental: bool) -> list[float]:
-        """A value by epoch: what is `known` of the forgotten ones, and the history's.
-
-        A stream's goes on in the list of the call before, so that no call copies what was.
-        """
-        curve = known if incremental else known[: self.n_forgotten_]
-        del curve[self.n_forgotten_ :]
-        curve += [epoch[key] for epoch in self.history]
-        return curve
 
     def on_epoch_begin(self, net: Self, *args: Any, **kwargs: Any) -> None:
         super().on_epoch_begin(net, *args, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, Self, TypeAlias
@@ -170,7 +171,10 @@ class MarginalizedNet(RecordingNet, PredictingNet):
         helpers = {"watcher": watcher, "checkpoint": checkpoint}
         self.callbacks_ = callbacks + [each for each in helpers.items() if each[1] is not None]
         self._checkpoint = checkpoint
-        self.partial_fit(rows)
+        # What skorch's partial_fit does, which takes Ctrl-C before the first epoch for the end.
+        self.notify("on_train_begin", X=rows, y=None)
+        self.fit_loop(rows)
+        self.notify("on_train_end", X=rows, y=None)
         if not self._predicts_finite(rows):
             self.stop_reason_, self.has_learned_, self.best_score_ = "diverged", False, None
             del self.history[-1:]  # which led there
@@ -186,7 +190,10 @@ class MarginalizedNet(RecordingNet, PredictingNet):
             self.optimizer_.forget()
 
     def take_over(self, previous: MarginalizedNet, incremental: bool = False) -> None:
-        """Go on from the weights, optimiser, random streams and record of another net."""
+        """Go on from the weights, optimiser, random streams and record of another net.
+
+        All of them are copies: the training changes nothing of the other net.
+        """
         # Centres come and go with the activation function.
         state = self.module_.state_dict()
         common = previous.module_.state_dict().items()
@@ -194,13 +201,13 @@ class MarginalizedNet(RecordingNet, PredictingNet):
         self.go_on_recording(previous, incremental)
         if self.lr == previous.lr:
             self._take_over_rates(previous)
-        self.schedules_ = getattr(previous, "schedules_", {})
+        self.schedules_ = copy.deepcopy(getattr(previous, "schedules_", {}))
         groups = getattr(self.optimizer_, "param_groups", [])
         self._rates = [group["lr"] for group in groups]
         for group in groups:
             group.setdefault("initial_lr", group["lr"])
         if type(self.optimizer_) is type(previous.optimizer_):
-            state = previous.optimizer_.state_dict()["state"]
+            state = copy.deepcopy(previous.optimizer_.state_dict()["state"])
             self.optimizer_.load_state_dict(self.optimizer_.state_dict() | {"state": state})
         self.order_generator_.set_state(previous.order_generator_.get_state())
         # The streams of two kinds of device have nothing in common.
@@ -291,8 +298,11 @@ class MarginalizedNet(RecordingNet, PredictingNet):
             return self
         # No epoch has seen what the last step led to; a validation score has.
         unseen = self.stop_reason_ in ("max_iter", "converged") and self.train_split is None
-        if unseen and watch.has_exploded(self._evaluate(rows)):
-            self.stop_reason_ = "diverged"
+        try:
+            if unseen and watch.has_exploded(self._evaluate(rows)):
+                self.stop_reason_ = "diverged"
+        except KeyboardInterrupt:
+            self.stop_reason_ = "interrupted" if self._is_finite() else "diverged"
         if self.stop_reason_ == "diverged":
             self.module_.load_state_dict(watch.weights)
             self.has_learned_ = watch.weights is not watch.initial_weights

@@ -5,6 +5,7 @@ Everything that can be wrong is found here, before any training starts.
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 import re
@@ -127,13 +128,14 @@ def draw_seed(random_state: np.random.RandomState) -> int:
 def fresh_random_state(
     random_state: int | np.random.RandomState | None,
 ) -> np.random.RandomState:
-    """scikit-learn's `random_state`, where None is a seed from the operating system.
+    """A RandomState of its own, in the state of `random_state`.
 
-    (scikit-learn takes numpy's global state for None, which would then be changed by a fit.)
+    None is a seed from the operating system. (scikit-learn takes numpy's global state for it,
+    which would then be changed by a fit.)
     """
     if random_state is None:
         return np.random.RandomState(np.random.SeedSequence().generate_state(4))
-    state: np.random.RandomState = check_random_state(random_state)
+    state: np.random.RandomState = copy.deepcopy(check_random_state(random_state))
     return state
 
 

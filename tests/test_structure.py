@@ -43,6 +43,7 @@ LEVELS = {
     "checkpoints": 6,
     "partitions": 7,
     "training": 7,
+    "estimators.atomic": 8,
     "estimators.dask_data": 8,
     "data_parallel": 8,
     "estimators.export": 8,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from inspect import signature
 from numbers import Integral, Real
 from os import PathLike
@@ -25,11 +26,11 @@ from sklearn_margdrop.callbacks import FitTasks
 from sklearn_margdrop.checkpoints import Checkpoints
 from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.data_parallel import check_accelerator, is_main_process, shared_seed
+from sklearn_margdrop.estimators.atomic import Atomic, Outcome
 from sklearn_margdrop.estimators.dask_data import is_dask
 from sklearn_margdrop.estimators.export import ExportMixin
 from sklearn_margdrop.estimators.html import DiagramMixin
 from sklearn_margdrop.fingerprint import describe, digest
-from sklearn_margdrop.memory import is_out_of_memory, with_advice
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.notices import warn
 from sklearn_margdrop.sparse import has_duplicates
@@ -65,9 +66,6 @@ _PREDICTS_NO_DASK = (
     "X.map_blocks(model.predict, drop_axis=1, dtype=float)."
 )
 
-#: Attributes of which a fitted estimator has one.
-_FITTED = {"net_", "coef_"}
-
 
 class Data(NamedTuple):
     """What a fit is about, validated and encoded."""
@@ -80,7 +78,7 @@ class Data(NamedTuple):
 
 
 class BaseMarginalizedEstimator(
-    ExportMixin, CallbackSupportMixin, DiagramMixin, metaclass=ABCMeta
+    Atomic, ExportMixin, CallbackSupportMixin, DiagramMixin, metaclass=ABCMeta
 ):
     """Base of all estimators.
 
@@ -135,7 +133,7 @@ class BaseMarginalizedEstimator(
 
     @abstractmethod
     def _store(self, net: MarginalizedNet, rows: Rows, incremental: bool) -> None:
-        """Set the fitted attributes."""
+        """Set the fitted attributes, other than the curves."""
 
     @abstractmethod
     def _fitted_network(self) -> NoisyNetwork:
@@ -150,15 +148,10 @@ class BaseMarginalizedEstimator(
         """What to say when the objective or the parameters are not finite."""
 
     @abstractmethod
-    def _smaller(self, on_gpu: bool) -> list[str]:
-        """What to change so that a fit takes less memory, the most effective first."""
-
-    @abstractmethod
     def _not_converged(self) -> str:
         """What to say when `max_iter` was too small."""
 
     @typed(_fit_context(prefer_skip_nested_validation=False))
-    @typed(with_callbacks)
     def fit(
         self,
         X: MatrixLike,
@@ -211,7 +204,8 @@ class BaseMarginalizedEstimator(
         continuing = self.__sklearn_is_fitted__()
         return self._fit(X, y, sample_weight, X_unlabeled, continuing, True, classes)
 
-    def _fit(
+    @typed(with_callbacks)
+    def _fit_anew(
         self,
         X: MatrixLike,
         y: ArrayLike,
@@ -220,14 +214,14 @@ class BaseMarginalizedEstimator(
         continuing: bool,
         incremental: bool = False,
         classes: ArrayLike | None = None,
-    ) -> Self:
-        """Train a new net, which takes over from the last one if `continuing`, and keep it."""
+    ) -> Outcome:
+        """Train a new net, which takes over from the last one if `continuing`."""
         task = None if incremental else self._init_callback_context(max_subtasks=self._n_tasks())
-        before = vars(self).copy()
-        data = rows = valid = net = watcher = None
+        data = rows = valid = net = watcher = warning = None
+        given = self.random_state
         try:
             device = check_device(check_accelerator(self.accelerator, self.device))
-            random_state = fresh_random_state(shared_seed(self.accelerator, self.random_state))
+            random_state = fresh_random_state(shared_seed(self.accelerator, given))
             self._check_parameters()
             data = self._validate(
                 device, X, y, sample_weight, X_unlabeled, continuing, incremental, classes
@@ -244,23 +238,21 @@ class BaseMarginalizedEstimator(
                 )
             good = net.has_learned_ or net.best_score_ is not None
             if net.stop_reason_ == "diverged" and not good:
-                kept = " What was fitted before is kept." if before.keys() & _FITTED else ""
+                kept = " What was fitted before is kept." if self.__sklearn_is_fitted__() else ""
                 raise ValueError(self._diverged(net) + kept)
             self.net_ = net
             self._store(net, rows, incremental)
-        except BaseException as error:
-            # What was fitted before is as good as ever.
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            if is_out_of_memory(error):
-                raise with_advice(error, self._smaller) from error
-            raise
-        else:
+            changes = self._record(net, incremental)
+            if isinstance(given, np.random.RandomState):
+                changes.append(partial(given.set_state, random_state.get_state(legacy=False)))
             if task is not None and watcher is not None:
                 task.call_on_fit_task_end(estimator=self, reconstruction_attributes={}, **shown)
             if is_main_process(self.accelerator):
-                self._warn(net, incremental, rows)
-            return self
+                try:
+                    self._warn(net, incremental, rows)
+                except Warning as error:
+                    warning = error
+            return Outcome(changes, warning)
         finally:
             del data, rows, valid, net, watcher
             release_memory()
@@ -303,7 +295,8 @@ class BaseMarginalizedEstimator(
         elif net.stop_reason_ == "max_iter" and not incremental:
             message = self._not_converged()
         elif net.stop_reason_ == "converged":
-            objective, constant = self.loss_curve_[-1], abs(self._constant_loss(rows))
+            objective = net.history[-1, "train_loss"]
+            constant = abs(self._constant_loss(rows))
             if objective > 1.1 * constant + self.tol * self._loss_unit(rows):
                 message = (
                     f"Training ended at an objective of {objective:.3g}, which is worse than a "

@@ -307,13 +307,11 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
         return self.penalty_
 
     def _store(self, net: MarginalizedNet, rows: Rows, incremental: bool) -> None:
-        # First, as it may fail.
         information = self._as_fitted(self._information(net, rows).cpu().numpy())
         self.__dict__.update(self._attributes(net))
         self.n_iter_ = net.n_epochs
-        self.loss_curve_ = net.curve("train_loss", getattr(self, "loss_curve_", []), incremental)
-        self.objective_ = self.loss_curve_[-1] if self.loss_curve_ else np.nan
-        self.penalty_ = net.history[-1, "penalty"] if self.loss_curve_ else np.nan
+        self.objective_ = net.history[-1, "train_loss"] if net.history else np.nan
+        self.penalty_ = net.history[-1, "penalty"] if net.history else np.nan
         seen = self._n_rows_seen if incremental and hasattr(self, "fisher_diagonal_") else 0
         self._n_rows_seen = seen + len(rows)
         if seen:

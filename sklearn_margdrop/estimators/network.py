@@ -58,6 +58,8 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     best_validation_score_: float | None
     pretrainers_: list[Any]
 
+    _curves = {**BaseMarginalizedEstimator._curves, "penalty_curve_": "penalty"}
+
     _parameter_constraints: dict[str, Any] = {
         **BaseMarginalizedEstimator._parameter_constraints,
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -293,10 +295,6 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     def _store(self, net: MarginalizedNet, rows: Rows, incremental: bool) -> None:
         scores = [epoch["valid_score"] for epoch in net.history if "valid_score" in epoch]
         self.n_iter_ = net.n_epochs
-        self.loss_curve_ = net.curve("train_loss", getattr(self, "loss_curve_", []), incremental)
-        self.penalty_curve_ = net.curve(
-            "penalty", getattr(self, "penalty_curve_", []), incremental
-        )
         self.validation_scores_ = scores if self.early_stopping else None
         self.best_validation_score_ = net.best_score_
 
