@@ -25,6 +25,9 @@ from torch import Tensor
 #: Callbacks that look at validation rows, or at training rows where they are told to.
 _SCORING = BatchScoring, EpochScoring, PassthroughScoring
 
+#: By so much of the lowest one, the losses of epochs may differ once the training has converged.
+_SCATTER = 0.1
+
 
 def check_validation(callbacks: list[tuple[str, Callback]]) -> None:
     """Raise if a callback asks for validation rows; to be called where there are none.
@@ -132,16 +135,18 @@ class GradientStopping(Callback):
     """Stops :class:`FisherLBFGS` where the norm of the gradient is at most `tol`.
 
     The gradient is that of coordinates in which the curvature is about one, so that half its
-    square is, roughly, how far above its minimum the objective is.
+    square is, roughly, how far above its minimum the objective is. Where no step leads lower
+    before that, the training ends as "stalled".
     """
 
     def __init__(self, tol: float):
         self.tol = tol
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
-        # A step that no longer moves has reached what the precision allows.
-        if net.optimizer_.stalled or net.optimizer_.decrement <= self.tol:
-            net.has_converged_ = True
+        if net.optimizer_.decrement <= self.tol:
+            net.ending_ = "converged"
+        elif net.optimizer_.stalled:
+            net.ending_ = "stalled"
 
 
 class Stopping(Callback):
@@ -155,6 +160,11 @@ class Stopping(Callback):
     tol : float
     patience : int or float
         Infinity never stops.
+
+    Notes
+    -----
+    Where the loss is clearly above its lowest value then, the training ends as "stalled", else as
+    "converged".
     """
 
     def __init__(self, monitor: str, tol: float, patience: float):
@@ -180,7 +190,9 @@ class Stopping(Callback):
             if keep_best:
                 self.best_weights_ = net.copy_weights()
         if self.misses_ > self.patience:
-            net.has_converged_ = True
+            # Losses of epochs scatter; one that is clearly above the best has been going up.
+            limit = self.best_ - _SCATTER * abs(self.best_) - 10 * self.tol
+            net.ending_ = "converged" if keep_best or value >= limit else "stalled"
 
     def on_train_end(self, net: NeuralNet, **kwargs: Any) -> None:
         if self.best_weights_ is not None:
@@ -227,8 +239,8 @@ class FitTasks(Callback):
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         task, self.task_ = self.task_, None
-        if task.call_on_fit_task_end(**self._at(net)):
-            net.has_converged_ = True
+        if task.call_on_fit_task_end(**self._at(net)) and net.ending_ is None:
+            net.ending_ = "stopped"
 
     def on_train_end(self, net: NeuralNet, **kwargs: Any) -> None:
         if self.task_ is not None:  # an epoch that was cut short

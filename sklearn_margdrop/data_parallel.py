@@ -188,14 +188,14 @@ class DataParallel(AccelerateMixin):
         return self
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
-        stops = False
+        stop = None
         try:
             super().notify(method_name, **cb_kwargs)
-        except StopTraining:
-            stops = True
+        except StopTraining as raised:
+            stop = raised
         # Where one process stops (by its clock, say), all do.
-        if method_name == "on_epoch_end" and self._sum_of(float(stops)) > 0:
-            raise StopTraining("converged")
+        if method_name == "on_epoch_end" and self._sum_of(float(stop is not None)) > 0:
+            raise stop or StopTraining("stopped")
 
     def linear_predictor(self, X: Rows) -> Tensor:
         """That of the validation rows, of which each process takes a part."""

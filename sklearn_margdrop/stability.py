@@ -18,7 +18,8 @@ class StopTraining(Exception):
 
     Parameters
     ----------
-    reason : {"converged", "diverged"}
+    reason : {"converged", "stalled", "stopped", "diverged"}
+        See :class:`~sklearn_margdrop.training.MarginalizedNet`.
     """
 
     def __init__(self, reason: str):

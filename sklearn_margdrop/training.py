@@ -57,8 +57,10 @@ class MarginalizedNet(RecordingNet, PredictingNet):
 
     Attributes
     ----------
-    stop_reason_ : {"max_iter", "converged", "interrupted", "diverged"}
-        Why the last call of ``fit`` or ``partial_fit`` ended.
+    stop_reason_ : {"max_iter", "converged", "stalled", "stopped", "interrupted", "diverged"}
+        Why the last call of ``fit`` or ``partial_fit`` ended: the epochs were used up; what
+        ``tol`` asks for was reached; it was not, and the training no longer got nearer; a
+        callback, ``KeyboardInterrupt`` or a number that is not finite ended it.
     best_score_ : float or None
         The best validation score of that call, whose weights were restored at its end.
     has_learned_ : bool
@@ -89,7 +91,7 @@ class MarginalizedNet(RecordingNet, PredictingNet):
     best_score_: float | None
     schedules_: dict[str, tuple[str, dict[str, Any]]]
     has_learned_: bool
-    has_converged_: bool
+    ending_: str | None  # the reason to end after the present epoch
     n_explosions_: int
     rate_factor_: float
     callbacks_: list[tuple[str, Any]]
@@ -248,10 +250,10 @@ class MarginalizedNet(RecordingNet, PredictingNet):
             super().notify(method_name, **cb_kwargs)
         except KeyboardInterrupt:
             if self._was_stopped_early():
-                raise StopTraining("converged") from None
+                raise StopTraining("stopped") from None
             raise
-        if method_name == "on_epoch_end" and self.has_converged_:
-            raise StopTraining("converged")  # now that all have seen the epoch
+        if method_name == "on_epoch_end" and self.ending_ is not None:
+            raise StopTraining(self.ending_)  # now that all have seen the epoch
 
     def _was_stopped_early(self) -> bool:
         """Whether it was skorch's callback, which says so by an interrupt."""
@@ -272,7 +274,7 @@ class MarginalizedNet(RecordingNet, PredictingNet):
         self.best_score_ = self._watch = None
         self._in_epoch = False
         self.n_explosions_ = 0
-        self.has_converged_ = self.has_learned_ = False
+        self.has_learned_, self.ending_ = False, None
         rows = self.get_dataset(X, y)
         if not isinstance(rows, Rows):
             raise TypeError(f"The net trains on arrays; got the data set {rows!r}.")
@@ -283,8 +285,8 @@ class MarginalizedNet(RecordingNet, PredictingNet):
         if self._checkpoint is not None:
             epochs -= self._checkpoint.restore(self)
         try:
-            if self.has_converged_:
-                raise StopTraining("converged")
+            if self.ending_ is not None:
+                raise StopTraining(self.ending_)
             super().fit_loop(rows, None, epochs, **fit_params)
         except StopTraining as stop:
             self.stop_reason_ = stop.reason
@@ -297,7 +299,7 @@ class MarginalizedNet(RecordingNet, PredictingNet):
         if watch is None:
             return self
         # No epoch has seen what the last step led to; a validation score has.
-        unseen = self.stop_reason_ in ("max_iter", "converged") and self.train_split is None
+        unseen = self.stop_reason_ not in ("interrupted", "diverged") and self.train_split is None
         try:
             if unseen and watch.has_exploded(self._evaluate(rows)):
                 self.stop_reason_ = "diverged"

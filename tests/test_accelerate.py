@@ -61,7 +61,7 @@ class StopEarly(Callback):
 
     def on_epoch_end(self, net, **kwargs):
         if len(net.history) == 2:
-            net.has_converged_ = True
+            net.ending_ = "stopped"
             if self.error is not None:
                 raise self.error
 

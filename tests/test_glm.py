@@ -288,7 +288,8 @@ def test_float32_converges_as_far_as_it_can(text):
     X, y, *_ = text
     for method in ("moments", "quadratic"):
         model = MarginalizedDropoutGLMClassifier(method=method, tol=0.0)
-        model.fit(X.astype(np.float32), y)
+        with pytest.warns(ConvergenceWarning, match=r"as near .* What may help: pass float64"):
+            model.fit(X.astype(np.float32), y)
         assert model.n_iter_ < model.max_iter
         best = MarginalizedDropoutGLMClassifier(method=method, tol=1e-9).fit(X, y).objective_
         assert model.objective_ == pytest.approx(best, rel=1e-5)

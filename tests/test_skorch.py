@@ -178,7 +178,7 @@ def test_frozen_layers_may_thaw(iris):
 def test_skorchs_early_stopping_is_no_interruption(iris):
     stopping = EarlyStopping("train_loss", patience=2, threshold=0.05)
     model = classifier([stopping], max_iter=100).fit(*iris)
-    assert model.net_.stop_reason_ == "converged"
+    assert model.net_.stop_reason_ == "stopped"
     assert model.n_iter_ < 60
     assert len(model.loss_curve_) == model.n_iter_
 

@@ -151,6 +151,18 @@ class BaseMarginalizedEstimator(
     def _not_converged(self) -> str:
         """What to say when `max_iter` was too small."""
 
+    def _where(self, net: MarginalizedNet) -> str:
+        """What was interrupted."""
+        return f"{self._step} {net.n_epochs + 1}"
+
+    def _stalled(self, net: MarginalizedNet, rows: Rows) -> str:
+        """What to say when the training got no nearer to what `tol` asks for."""
+        objective, lowest = net.history[-1, "train_loss"], min(net.history[:, "train_loss"])
+        return (
+            f"Training stopped at an objective of {objective:.3g} that had been lower before "
+            f"({lowest:.3g}): the last {self._step}s led nowhere. Lower learning_rate_init."
+        )
+
     @typed(_fit_context(prefer_skip_nested_validation=False))
     def fit(
         self,
@@ -289,11 +301,13 @@ class BaseMarginalizedEstimator(
         elif net.stop_reason_ == "interrupted":
             category = UserWarning
             message = (
-                f"Training was interrupted by the user in {self._step} {net.n_epochs + 1}; "
-                "the estimator keeps the weights it had reached."
+                f"Training was interrupted by the user in {self._where(net)}; the "
+                "estimator keeps the weights it had reached."
             )
         elif net.stop_reason_ == "max_iter" and not incremental:
             message = self._not_converged()
+        elif net.stop_reason_ == "stalled" and not net.n_explosions_:
+            message = self._stalled(net, rows)
         elif net.stop_reason_ == "converged":
             objective = net.history[-1, "train_loss"]
             constant = abs(self._constant_loss(rows))

@@ -141,7 +141,10 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
                 break
         objectives = [_last_objective(net) for net in nets]
         self.restart_objectives_ = np.array(objectives)
-        return nets[np.argmin(objectives)]
+        best = nets[np.argmin(objectives)]
+        if nets[-1].stop_reason_ == "interrupted" and best.stop_reason_ != "diverged":
+            best.stop_reason_ = "interrupted"  # as the fit was, whichever of its nets is kept
+        return best
 
     def _build_net(
         self, rows: Rows, seed: int, continuing: bool, incremental: bool
@@ -342,3 +345,27 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             f"The objective, the coefficients or the predictions became non-finite in iteration "
             f"{net.n_epochs + 1}; {change}, increase alpha, or scale the features."
         )
+    def _where(self, net: MarginalizedNet) -> str:
+        restart = len(self.restart_objectives_) - 1
+        return f"restart {restart}" if restart else super()._where(net)
+
+    def _stalled(self, net: MarginalizedNet, rows: Rows) -> str:
+        if self.solver != "lbfgs":
+            return super()._stalled(net, rows)
+        decrement, unit = net.optimizer_.decrement, self._loss_unit(rows) ** 0.5
+        dtype = str(net.module__dtype).removeprefix("torch.")
+        changes = ["pass float64"] if dtype == "float32" else []
+        eps = torch.finfo(net.module__dtype).eps
+        if 0.5 * decrement**2 < 10 * eps * max(abs(net.history[-1, "train_loss"]), unit**2):
+            distance = "as near to the minimum as that precision allows"
+            changes.append(f"raise tol to {1.1 * decrement / unit:.1e}")
+        else:
+            distance = "above what tol asks for"
+            changes += ["scale the features (StandardScaler, MaxAbsScaler)", "increase alpha"]
+        return (
+            f"Training stalled in iteration {net.n_epochs}: no step lowers the objective in "
+            f"{dtype}, and the norm of its gradient is {decrement:.1e}, {distance} (tol="
+            f"{self.tol:g} stands for {self.tol * unit:.1e}). What may help: "
+            f"{', or '.join(changes)}."
+        )
+

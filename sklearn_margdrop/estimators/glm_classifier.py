@@ -73,7 +73,8 @@ class MarginalizedDropoutGLMClassifier(LabelTarget, BaseMarginalizedGLM):
         L-BFGS ends where the norm of the gradient is at most `tol`, in coordinates in which the
         curvature is about one, so that half its square is about the distance of the objective
         from its minimum, in nats. An online solver ends when the objective goes for more than 5
-        epochs without improving by more than `tol` on its best.
+        epochs without improving by more than `tol` on its best. Where a fit gets stuck before, it
+        warns.
 
     n_restarts : int, default=0
         Further fits from random coefficients, of which the best is kept: the penalty need not

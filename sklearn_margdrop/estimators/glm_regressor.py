@@ -75,7 +75,7 @@ class MarginalizedDropoutGLMRegressor(NumberTarget, BaseMarginalizedGLM):
         curvature is about one, so that half its square is about the distance of the objective
         from its minimum, in nats. An online solver ends when the objective goes for more than 5
         epochs without improving by more than `tol` on its best. For a regressor, both are measured
-        in units of the loss of the best constant.
+        in units of the loss of the best constant. Where a fit gets stuck before, it warns.
 
     n_restarts : int, default=0
         Further fits from random coefficients, of which the best is kept: the penalty need not
