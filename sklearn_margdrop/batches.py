@@ -19,7 +19,13 @@ from numpy.typing import DTypeLike
 from torch import Tensor
 
 from sklearn_margdrop.csr import CSR
-from sklearn_margdrop.sparse import Matrix, SparseMatrix, concatenate
+from sklearn_margdrop.sparse import (
+    Matrix,
+    SparseMatrix,
+    column_sums,
+    concatenate,
+    first_row,
+)
 
 #: Elements that a pass over many rows holds at a time.
 _BLOCK_ELEMENTS = 2**22
@@ -93,7 +99,12 @@ class RemoteBatch(ABC):
 
     @abstractmethod
     def mean_curvature(
-        self, objective: Any, network: Any, function: Callable[[Tensor], Tensor], penalty: bool
+        self,
+        objective: Any,
+        network: Any,
+        function: Callable[[Tensor], Tensor],
+        penalty: bool,
+        centre: Tensor | None,
     ) -> list[Tensor]:
         """See :meth:`Objective.mean_curvature`."""
 
@@ -128,11 +139,13 @@ class Features:
         self.dtype: np.dtype[Any] = X.dtype if dtype is None else np.dtype(dtype)
         # torch cannot share read-only memory, and a memory map is not to be copied whole.
         self.rows: Tensor | Host = X
-        self.is_mapped = is_mapped(X)
-        if isinstance(X, np.ndarray) and not self.is_mapped and min(X.strides) < 0:
+        is_dense = isinstance(X, np.ndarray)
+        #: Whether rows are read, or converted, block by block, and not all at once.
+        self.is_mapped = is_mapped(X) or (is_dense and X.dtype != self.dtype)
+        if isinstance(X, np.ndarray) and not is_mapped(X) and min(X.strides) < 0:
             X = self.rows = X.copy()  # one row or column: contiguous to numpy, but not to torch
-        whole = isinstance(X, np.ndarray) and X.dtype == self.dtype and not self.is_mapped
-        if whole and X.flags.writeable and (resident or self.device.type == "cpu"):
+        is_held = resident or self.device.type == "cpu"
+        if is_dense and not self.is_mapped and X.flags.writeable and is_held:
             self.rows = torch.from_numpy(X).to(self.device)
 
     def __len__(self) -> int:
@@ -182,6 +195,13 @@ class Features:
         if index is None:
             return self.rows
         return self.rows[index.numpy() if isinstance(index, Tensor) else index]
+
+    def widened(self) -> Features:
+        """The same in float64, to which dense rows are converted as they are taken."""
+        host: Any = self.on_host()
+        if self.is_sparse:
+            host = host.astype(np.float64)
+        return Features(host, self.device, keep_sparse=self.keep_sparse, dtype=np.float64)
 
     def sizes(self, index: slice | Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Sum of squares and number of the non-zero values of each row at `index`."""
@@ -334,6 +354,51 @@ class Rows(torch.utils.data.Dataset[Batch]):
             dtype = self.features.torch_dtype
             weight = torch.ones(len(self), dtype=dtype, device=self.y.device)
         return function(self.y, weight)
+
+    def widened(self) -> Rows:
+        """The same in float64."""
+        return Rows(
+            self.features.widened(),
+            self.y.double() if self.y.is_floating_point() else self.y,
+            None if self.weight is None else self.weight.double(),
+            self.index,
+            None if self.unlabeled is None else self.unlabeled.widened(),
+            self.unlabeled_share,
+            self.unlabeled_weight,
+        )
+
+    @cached_property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Weighted mean and standard deviation of each feature, over the labelled rows.
+
+        Both are in float64, where the device has it; those of a constant feature are exact.
+        """
+        origin = self._origin()
+        first, second, total = self._sums_about(origin)
+        first, second = first / total, second / total
+        return origin + first, (second - first.square()).clamp_min(0).sqrt()
+
+    def _origin(self) -> Tensor:
+        return first_row(self._to_sum(slice(0, 1)))
+
+    def _sums_about(self, origin: Tensor) -> Tensor:
+        """Weighted sums over the labelled rows of x - origin, of its square, and of one."""
+        sums = origin.new_zeros(3, len(origin))
+        cut = [slice(0, len(self))]
+        if not self.features.is_sparse:
+            cut = blocks(len(self), len(origin), in_cache=origin.device.type == "cpu")
+        for block in cut:
+            x = self._to_sum(block)
+            weight = origin.new_ones(len(x)) if self.weight is None else self.weight[block]
+            sums += column_sums(x, origin, weight)
+        return sums
+
+    def _to_sum(self, position: slice) -> Matrix:
+        if not self.features.is_sparse:
+            return self.take(position)
+        # On a GPU a matrix is transposed first, which is not worth it for one product.
+        index = position if self.index is None else self.index[position]
+        return SparseMatrix([cast("CSR", self.features.on_host(index))])
 
     def feature_scale(self) -> float:
         """Root mean square of the features that are not zero; 1 if that is no finite number."""

@@ -150,6 +150,8 @@ class NoisyNetwork(nn.Module):
         Typical size of the features. The first layer's initial weights are divided by it.
     fit_intercept : bool, default=True
         Whether the layers have intercepts.
+    centre_input : bool, default=False
+        Whether the first layer has a centre, see :meth:`centred`.
 
     Raises
     ------
@@ -176,6 +178,7 @@ class NoisyNetwork(nn.Module):
         dtype: torch.dtype = torch.float32,
         input_scale: float = 1.0,
         fit_intercept: bool = True,
+        centre_input: bool = False,
     ):
         super().__init__()
         noise = dict(noise or {})
@@ -187,7 +190,8 @@ class NoisyNetwork(nn.Module):
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(layer_sizes):
             # Logistic units are never zero on average, see `centred`.
-            centred = activation == "logistic" and len(layers) > 0 and fit_intercept
+            centred = activation == "logistic" if layers else centre_input
+            centred = centred and fit_intercept
             affine = _Linear(fan_in, fan_out, centred, bias=fit_intercept, dtype=dtype)
             layers += [affine, ACTIVATIONS[activation]()]
         self.layers = nn.ModuleList(layers[:-1])
@@ -208,6 +212,12 @@ class NoisyNetwork(nn.Module):
     def linears(self) -> list[nn.Linear]:
         """The layers with parameters."""
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+
+    @property
+    def centre(self) -> Tensor | None:
+        """That of the features, if they have one."""
+        first = self.linears[0]
+        return first.centre if isinstance(first, _Linear) else None
 
     @property
     def widest(self) -> int:
@@ -233,31 +243,61 @@ class NoisyNetwork(nn.Module):
     def centred(self) -> Iterator[None]:
         """For a step of an optimiser: coordinates in which layers see their input centred.
 
-        All the weights after logistic units act together as the intercept does, and hundreds of
-        times as strongly. Plain gradient descent
-        is then unstable at rates that suit everything else, and drives the units into
-        saturation. In W and b' = b + W c, with c the mean activation when training began, the
-        layer computes W (z - c) + b'. (The centring of Schraudolph, 1998.)
+        All the weights after units, or features, that are far from zero act together as the
+        intercept does, and many times as strongly: a hundred logistic units, or the year in
+        which something happened. A gradient then says nothing of what the features tell beside
+        their mean. Plain gradient descent is unstable at rates that suit everything else, and
+        drives logistic units into saturation. In W and b' = b + W c, with c the mean input when
+        training began, the layer computes W (z - c) + b'. (The centring of Schraudolph, 1998.)
+
+        See Also
+        --------
+        centre_gradients : Those of these coordinates.
+        uncentred : The way back, for an evaluation on the way.
         """
-        linears = (layer for layer in self.linears if isinstance(layer, _Linear))
-        layers = [(layer, layer.centre) for layer in linears if layer.centre is not None]
+        layers = self._centred_layers()
         with torch.no_grad():
-            # Frozen parameters have no gradients.
-            layers = [
-                (layer, centre)
-                for layer, centre in layers
-                if layer.weight.grad is not None and layer.bias.grad is not None
-            ]
             for layer, centre in layers:
-                assert layer.weight.grad is not None
-                assert layer.bias.grad is not None
-                layer.weight.grad.addr_(layer.bias.grad, centre, alpha=-1)
                 layer.bias.addmv_(layer.weight, centre)
             try:
                 yield
             finally:
                 for layer, centre in layers:
                     layer.bias.addmv_(layer.weight, centre, alpha=-1)
+
+    @contextmanager
+    def uncentred(self) -> Iterator[None]:
+        """Within :meth:`centred`: the network's own coordinates, in which it computes."""
+        layers = self._centred_layers()
+        kept = [layer.bias.detach().clone() for layer, _ in layers]
+        with torch.no_grad():
+            for layer, centre in layers:
+                layer.bias.addmv_(layer.weight, centre, alpha=-1)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for (layer, _), bias in zip(layers, kept, strict=True):
+                    layer.bias.copy_(bias)
+
+    @torch.no_grad()
+    def centre_gradients(self) -> None:
+        """From the gradients of the network's own coordinates, make those of `centred`."""
+        for layer, centre in self._centred_layers():
+            assert layer.weight.grad is not None
+            assert layer.bias.grad is not None
+            layer.weight.grad.addr_(layer.bias.grad, centre, alpha=-1)
+
+    def _centred_layers(self) -> list[tuple[_Linear, Tensor]]:
+        """The layers whose input has a centre; without frozen ones, which have no gradients."""
+        return [
+            (layer, layer.centre)
+            for layer in self.linears
+            if isinstance(layer, _Linear)
+            and layer.centre is not None
+            and layer.weight.grad is not None
+            and layer.bias.grad is not None
+        ]
 
     def trace(self, x: Matrix) -> Trace:
         """A clean forward pass that keeps the local Jacobians and the noise variances."""

@@ -21,7 +21,7 @@ from sklearn_margdrop.penalties import (
     pulled_width,
     quadratic,
 )
-from sklearn_margdrop.sparse import Matrix, SparseMatrix
+from sklearn_margdrop.sparse import Matrix, SparseMatrix, sums_about
 
 #: How the expectation over the noise is evaluated.
 METHODS = ("diagonal", "quadratic", "moments", "sampling")
@@ -225,6 +225,7 @@ class Objective(nn.Module):
         batch: Batch | WeightedRows | RemoteBatch,
         function: Callable[[Tensor], Tensor] = torch.square,
         penalty: bool = False,
+        centre: Tensor | None = None,
     ) -> list[Tensor]:
         """The mean over rows of A''(eta) times a function of x, without hidden layers.
 
@@ -239,9 +240,12 @@ class Objective(nn.Module):
             Of the features, elementwise. The noise's variance, say.
         penalty : bool, default=False
             Whether the mean is that of the penalty, over unlabelled rows as well.
+        centre : Tensor of shape (n_features,), default=None
+            For the square of x - centre, in the place of a function of x: the curvature in the
+            coordinates of :meth:`NoisyNetwork.centred`.
         """
         if isinstance(batch, RemoteBatch):
-            return batch.mean_curvature(self, network, function, penalty)
+            return batch.mean_curvature(self, network, function, penalty, centre)
         n_parts = len(list(network.parameters()))
         totals: list[Tensor] = []
         for rows in _cut(network, _whole(batch)):
@@ -250,11 +254,10 @@ class Objective(nn.Module):
                 weight = torch.zeros_like(weight)
                 weight[: len(rows.y)] = rows.loss_weight
             curvature = self.family.curvature(network(rows.x)) * weight.unsqueeze(-1)
-            values = apply_elementwise(rows.x, function)
-            if isinstance(values, Tensor) and len(values) == 1:  # which stands for all rows
-                coefficients = curvature.sum(0).unsqueeze(-1) * values
+            if centre is None:
+                coefficients = _weighted_sums(apply_elementwise(rows.x, function), curvature)
             else:
-                coefficients = (values.mT @ curvature).mT
+                coefficients = sums_about(rows.x, centre, curvature)[1].mT
             parts = [coefficients, curvature.sum(0)][:n_parts]
             totals = list(map(torch.add, totals, parts)) if totals else parts
         return totals
@@ -265,6 +268,13 @@ class Objective(nn.Module):
         weights = [linear.weight.flatten() for linear in network.linears]
         squares: Tensor = functools.reduce(torch.add, (w.dot(w) for w in weights))
         return 0.5 * self.alpha * squares
+
+
+def _weighted_sums(values: Matrix, weight: Tensor) -> Tensor:
+    """Sums over the rows of `values`, one of which may stand for all, by columns of `weight`."""
+    if isinstance(values, Tensor) and len(values) == 1:
+        return weight.sum(0).unsqueeze(-1) * values
+    return (values.mT @ weight).mT
 
 
 class WeightedRows(NamedTuple):

@@ -20,6 +20,7 @@ from torch import Tensor
 from sklearn_margdrop.batches import Features, RemoteBatch, Rows
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.objective import Objective, WeightedRows
+from sklearn_margdrop.sparse import column_sums, first_row
 
 #: Results that one task adds up.
 _FAN_IN = 8
@@ -90,10 +91,23 @@ class Bundle:
     def curvature(self, spec: bytes, vector: np.ndarray, options: bytes) -> np.ndarray:
         """The same of :meth:`Objective.mean_curvature`."""
         network, objective = self._engine(spec, vector)
-        function, penalty = unpack(options)
-        parts = (objective.mean_curvature(network, r, function, penalty) for r in self.rows)
+        parts = (objective.mean_curvature(network, r, *unpack(options)) for r in self.rows)
         flat = (torch.cat([each.reshape(-1).cpu() for each in part]) for part in parts)
         return sum(flat, torch.zeros_like(torch.from_numpy(vector))).numpy()
+
+    def origin(self) -> np.ndarray | None:
+        """The first of the labelled rows, if there are any."""
+        labelled = (r.x for r in self.rows if len(r.y))
+        return next((first_row(x).cpu().numpy() for x in labelled), None)
+
+    def column_sums(self, origin: np.ndarray) -> np.ndarray:
+        """See :func:`~sklearn_margdrop.sparse.column_sums`; of the labelled rows."""
+        total = np.zeros((3, len(origin)))
+        for r in self.rows:
+            if len(r.y):
+                about = torch.from_numpy(origin).to(r.loss_weight.device)
+                total += column_sums(r.x, about, r.loss_weight).cpu().numpy()
+        return total
 
     def total(self, function: bytes) -> np.ndarray:
         """Sums of a function of the labelled rows' targets and weights."""
@@ -127,6 +141,17 @@ class Bundles(NamedTuple):
 
     bundles: list[Any]
     client: Any = None
+
+    def first(self, method: str) -> np.ndarray:
+        """What that method of the first bundle returns for which it is not None."""
+        for each in self.bundles:
+            if self.client is None:
+                found = call(each, method, ())
+            else:
+                found = self.client.submit(call, each, method, (), pure=False).result()
+            if found is not None:
+                break
+        return np.asarray(found)
 
     def sum(self, method: str, *arguments: Any) -> np.ndarray:
         """The sum over the bundles of what a method of theirs returns."""
@@ -168,8 +193,9 @@ class PartitionedBatch(RemoteBatch):
         network: NoisyNetwork,
         function: Callable[[Tensor], Tensor],
         penalty: bool,
+        centre: Tensor | None,
     ) -> list[Tensor]:
-        options = pack((function, penalty))
+        options = pack((function, penalty, centre))
         flat = self.bundles.sum("curvature", *_message(objective, network), options)
         parameters = list(network.parameters())
         parts = torch.from_numpy(flat).split([p.numel() for p in parameters])
@@ -202,6 +228,15 @@ class PartitionedRows(Rows):
     def whole(self) -> Any:
         """All rows, as the objective takes them."""
         return PartitionedBatch(self.bundles, self.y)
+
+    def widened(self) -> PartitionedRows:
+        return self  # they have the dtype that they have
+
+    def _origin(self) -> Tensor:
+        return torch.from_numpy(self.bundles.first("origin"))
+
+    def _sums_about(self, origin: Tensor) -> Tensor:
+        return torch.from_numpy(self.bundles.sum("column_sums", origin.numpy()))
 
     def total(self, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         return torch.from_numpy(self.bundles.sum("total", pack(function)))

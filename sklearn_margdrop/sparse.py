@@ -8,6 +8,7 @@ transpose as without, so that X is held once. On a GPU, torch multiplies with X 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -16,7 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sklearn_margdrop.csr import CSR, CPUKernel, GPUKernel, cut, rows_of, with_data
+from sklearn_margdrop.csr import (
+    CSR,
+    CPUKernel,
+    GPUKernel,
+    cut,
+    row_blocks,
+    rows_of,
+    with_data,
+)
 
 #: Elements that a pass over the non-zeros holds at a time.
 _BLOCK_ELEMENTS = 2**18
@@ -184,6 +193,55 @@ class SparseMatrix:
         squares, spread = _Spread.apply(self, weight, top, others, left)
         return squares, spread
 
+    def sums_about(self, centre: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums over i of weight_ik times x_ij - c_j and times its square, not differentiated.
+
+        Parameters
+        ----------
+        centre : Tensor of shape (n_features,)
+        weight : Tensor of shape (n_samples, K)
+
+        Returns
+        -------
+        first, second : Tensor of shape (n_features, K)
+        """
+        centre = centre.to(weight)
+        total, c = weight.sum(0), centre.unsqueeze(-1)
+        squares = cast("SparseMatrix", self.map(torch.square))
+        first, second = ((x.mT @ weight.to(self.dtype)).to(weight.dtype) for x in (self, squares))
+        second = second - c * (2 * first - c * total)
+        first = first - c * total
+        # What a column without a zero differs in may be small beside its distance from zero,
+        # and would be lost in the differences of these sums.
+        columns = np.flatnonzero(self._counts() == len(self))
+        if len(columns):
+            parts = [
+                sums_about(x, centre[columns], weight[rows])
+                for rows, x in self._dense_blocks(columns)
+            ]
+            first[columns], second[columns] = (
+                functools.reduce(torch.add, each) for each in zip(*parts, strict=True)
+            )
+        return first, second.clamp_min_(0)
+
+    def _counts(self) -> np.ndarray:
+        """How many values each column stores."""
+        width = self.shape[1]
+        counts = (np.bincount(m.indices, minlength=width) for m in self.matrices)
+        return functools.reduce(np.add, counts)
+
+    def _dense_blocks(self, columns: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
+        """Columns that are stored in every row, in blocks of rows."""
+        place = np.full(self.shape[1], -1)
+        place[columns] = np.arange(len(columns))
+        for rows, m in row_blocks(self.matrices, _BLOCK_ELEMENTS):
+            at = place[m.indices]
+            chosen = at >= 0
+            block = np.empty((m.shape[0], len(columns)), m.dtype)
+            row = np.repeat(np.arange(m.shape[0]), np.diff(m.indptr))
+            block[row[chosen], at[chosen]] = m.data[chosen] * self.factor
+            yield rows, torch.from_numpy(block).to(self.device)
+
     def value_blocks(self, width: int) -> Iterator[tuple[Tensor, ...]]:
         """Values (m, 1), columns (m,) and rows (m,), in blocks for `width` numbers a value."""
         offset = 0
@@ -308,6 +366,36 @@ class _Spread(torch.autograd.Function):
         by_columns -= ctx.aways._kernel.multiply_transposed(of_top)
         by_others = (grad * by_others).scatter_(1, top, 0.0)
         return None, 2 * by_columns.mT, None, by_others, -grad[:, 0] * by_left
+
+
+def sums_about(x: Matrix, centre: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """:meth:`SparseMatrix.sums_about`, also of a tensor."""
+    if isinstance(x, SparseMatrix):
+        return x.sums_about(centre, weight)
+    d = x - centre.to(weight)
+    return d.mT @ weight, d.square_().mT @ weight
+
+
+def first_row(x: Matrix) -> Tensor:
+    """The first row, dense, in float64 where the device has it."""
+    if isinstance(x, SparseMatrix):
+        m = rows_of(x.matrices[0], 0, 1)
+        stored = np.zeros(m.shape[1], m.dtype)
+        stored[m.indices] = m.data * x.factor
+        row = torch.from_numpy(stored)
+    else:
+        row = x[0]
+    return row.to(x.device, torch.float32 if x.device.type == "mps" else torch.float64)
+
+
+def column_sums(x: Matrix, origin: Tensor, weight: Tensor) -> Tensor:
+    """Weighted sums over the rows of x - origin, of its square, and of one, by columns.
+
+    Shape (3, n_features), in the dtype of `origin`.
+    """
+    weight = weight.to(origin)
+    first, second = sums_about(x, origin, weight.unsqueeze(-1))
+    return torch.stack([first[:, 0], second[:, 0], weight.sum().expand_as(origin)])
 
 
 def has_duplicates(matrix: CSR) -> bool:

@@ -453,13 +453,18 @@ class MarginalizedNet(RecordingNet, PredictingNet):
             found: list[Terms] = []
 
             def evaluate() -> Tensor:
-                found.append(objective.backward(self.module_, batch, self.generator_))
+                with self.module_.uncentred():
+                    found.append(objective.backward(self.module_, batch, self.generator_))
+                self.module_.centre_gradients()
                 return found[-1].total
 
-            optimizer.step(evaluate)
+            with self.module_.centred():
+                optimizer.step(evaluate)
             return {"loss": found[-1].total, "terms": found[-1]}
         if isinstance(optimizer, Fisher):
-            information = objective.mean_curvature(self.module_, batch, penalty=True)
+            information = objective.mean_curvature(
+                self.module_, batch, penalty=True, centre=self.module_.centre
+            )
             information[0] += objective.alpha  # the curvature of the L2 penalty
             optimizer.accumulate(information, len(batch.y))
         for group in optimizer.param_groups:
@@ -472,6 +477,7 @@ class MarginalizedNet(RecordingNet, PredictingNet):
             batch=batch,
             training=True,
         )
+        self.module_.centre_gradients()
         with self.module_.centred():
             optimizer.step()
         return {"loss": terms.total, "terms": terms}

@@ -549,7 +549,9 @@ def test_constant_targets_are_fitted_without_a_warning(solver):
     X, _ = counts(60)
     for family, value in (("normal", 3.0), ("poisson", 2.0)):
         model = MarginalizedDropoutGLMRegressor(family=family, solver=solver, random_state=0)
-        assert_allclose(model.fit(X, np.full(60, value)).predict(X), value, rtol=1e-6)
+        # Steps of adagrad are as long, whatever the gradient: a first one of rounding alone, too.
+        precision = 1e-4 if solver == "adagrad" else 1e-6
+        assert_allclose(model.fit(X, np.full(60, value)).predict(X), value, rtol=precision)
 
 
 # Going on

@@ -58,6 +58,7 @@ def test_centred_steps_are_those_of_a_network_with_centred_inputs(momentum):
         ours.zero_grad()
         loss = torch.nn.functional.cross_entropy(network(x), y)
         loss.backward()
+        network.centre_gradients()
         with network.centred():
             ours.step()
         other.zero_grad()

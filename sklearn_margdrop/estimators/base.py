@@ -176,7 +176,8 @@ class BaseMarginalizedEstimator(
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Training data. float32 data are fitted in float32, all others in float64.
+            Training data. float32 data are fitted in float32, all others in float64. (Linear
+            models fit float32 features in float64, too, that lie very far from zero.)
         y : {array-like, sparse matrix} of shape (n_samples,) or (n_samples, n_outputs)
             Target values. Only the network for labels takes a sparse matrix.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -327,6 +328,13 @@ class BaseMarginalizedEstimator(
             warn(exploded, ConvergenceWarning)
         if message is not None:
             warn(message, category)
+        lost = None if incremental else self._lost(rows)
+        if lost is not None:
+            warn(lost, ConvergenceWarning)
+
+    def _lost(self, rows: Rows) -> str | None:
+        """What to say when the precision of the data is not enough for them."""
+        return None
 
     def _n_tasks(self) -> int:
         """The most epochs or iterations of a fit."""

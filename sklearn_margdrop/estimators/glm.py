@@ -22,7 +22,7 @@ from sklearn_margdrop.families import Family
 from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
 from sklearn_margdrop.training import MarginalizedNet
-from sklearn_margdrop.validation import check_noise, draw_seed
+from sklearn_margdrop.validation import check_noise, draw_seed, to_array
 
 #: The first step sizes that "auto" stands for.
 _LEARNING_RATES = {"lbfgs": 1.0, "sgd": 0.1, "adagrad": 0.1, "fisher": 1.0}
@@ -30,6 +30,9 @@ _LEARNING_RATES = {"lbfgs": 1.0, "sgd": 0.1, "adagrad": 0.1, "fisher": 1.0}
 #: The history of L-BFGS may take so many numbers where the data are small, and so many where it
 #: is several outputs that make the coefficients many.
 _HISTORY_ELEMENTS = 2**20, 2**25
+
+#: A feature is far from zero if rounding may change it by so many of its standard deviations.
+_MOST_LOST = 1e-5
 
 #: Epochs without progress after which an online solver ends.
 _PATIENCE = 5
@@ -95,8 +98,53 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             )
         return partitioned_rows(self, device, X, y, sample_weight, X_unlabeled, continuing)
 
-    def _rows(self, data: Any, *others: Any) -> tuple[Rows, Rows | None]:
-        return (data, None) if isinstance(data, Rows) else super()._rows(data, *others)
+    def _rows(
+        self,
+        data: Any,
+        device: torch.device,
+        incremental: bool,
+        random_state: np.random.RandomState,
+    ) -> tuple[Rows, Rows | None]:
+        rows, valid = data, None
+        if not isinstance(data, Rows):
+            rows, valid = super()._rows(data, device, incremental, random_state)
+        # The first rows of a stream decide.
+        goes_on = incremental and self.__sklearn_is_fitted__()
+        if rows.features.dtype == np.float32 and device.type != "mps" and not goes_on:
+            rows = rows.widened() if len(self._far_columns(rows)) else rows
+        return rows, valid
+
+    def _centres(self) -> bool:
+        """Whether optimisers step in the coordinates of centred features."""
+        if self.solver != "fisher":
+            return bool(self.fit_intercept)
+        # W's update divides by the curvature of dropout, whose noise grows with the distance from
+        # zero and not from the mean.
+        at_zero, at_one = self._noise()[0].variance(torch.arange(2.0))
+        return bool(self.fit_intercept and at_zero == at_one)
+
+    def _far_columns(self, rows: Rows) -> NDArray[np.int64]:
+        """The features so far from zero that what they tell is near the rounding of products."""
+        if not self._centres():
+            return np.zeros(0, np.int64)
+        mean, deviation = rows.moments
+        lost = float(np.finfo(rows.features.dtype).eps) * mean.abs() > _MOST_LOST * deviation
+        return to_array(lost & (deviation > 0)).nonzero()[0]
+
+    def _lost(self, rows: Rows) -> str | None:
+        far = self._far_columns(rows)
+        if not len(far):
+            return None
+        mean, deviation = (values[far] for values in rows.moments)
+        distance = float((mean.abs() / deviation).max())
+        shown = ", ".join(map(str, far[:5])) + (", ..." if len(far) > 5 else "")
+        dtype = str(rows.features.dtype)
+        wider = " or pass float64" if dtype == "float32" else ""
+        return (
+            f"The mean of features (here of the columns {shown}) is up to {distance:.1e} standard "
+            f"deviations from zero, at which {dtype} hardly tells their values apart. Centre them "
+            f"(StandardScaler){wider}."
+        )
 
     def _noise(self) -> dict[int, Noise]:
         strengths = {"retain_rate": self.retain_rate, "noise_std": self.noise_std}
@@ -129,6 +177,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
                 self._go_on(net, incremental)
             else:
                 self._start(net, rows, incremental, at_random=attempt > 0)
+            self._find_centre(net, rows, continuing)
             if isinstance(net.optimizer_, Fisher) and self.learning_rate_init == "auto":
                 self._damp(net, rows, incremental)
             if isinstance(net.optimizer_, FisherLBFGS):
@@ -136,6 +185,9 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
                 net.optimizer_.precondition(self._curvature(net, rows.whole))
             checkpoint = None if checkpoints is None else checkpoints.of(attempt)
             net.train(rows, None, 1 if incremental else self.max_iter, watcher, checkpoint)
+            if isinstance(net.optimizer_, FisherLBFGS):
+                # That of the next call is another.
+                net.module_.linears[0].register_buffer("centre", None)
             nets.append(net)
             if net.stop_reason_ == "interrupted":
                 break
@@ -172,6 +224,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             module__seed=None,
             module__dtype=torch.float32 if rows.features.dtype == np.float32 else torch.float64,
             module__fit_intercept=self.fit_intercept,
+            module__centre_input=online and self._centres(),
             criterion__family=family,
             criterion__method=self.method,
             criterion__alpha=float(self.alpha),
@@ -187,6 +240,21 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
         )
         net.initialize()
         return net
+
+    def _find_centre(self, net: MarginalizedNet, rows: Rows, continuing: bool) -> None:
+        """Let the centre be the mean of the features; online solvers keep their first."""
+        if not self._centres():
+            return
+        (linear,) = net.module_.linears
+        previous = getattr(self, "net_", None) if continuing else None
+        is_online = not isinstance(net.optimizer_, FisherLBFGS)
+        if is_online and previous is not None and previous.module_.centre is not None:
+            return  # which has been taken over
+        mean, deviation = rows.moments
+        if not is_online:
+            # Nothing is left of constant features but rounding, which would be divided by alpha.
+            mean = mean.where(deviation > 0, 0.0)
+        linear.register_buffer("centre", mean.to(linear.weight))
 
     def _learning_rate(self, family: Family, rows: Rows, continuing: bool) -> float:
         if self.solver != "lbfgs" and self.learning_rate_init != "auto":
@@ -213,26 +281,32 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
         The coordinates of a row move as if each were alone, and would overshoot together until
         they have learned of each other. A feature counts as having been in at least one row.
         """
-        if any(state["sum"].any() for state in net.optimizer_.state.values()):
+        known = [state["sum"] > 0 for state in net.optimizer_.state.values()]
+        if all(each.all() for each in known):
             return  # it goes on from the information of an earlier call
         block = slice(0, len(rows))
         if not rows.features.is_sparse:
             block = blocks(len(rows), rows.features.shape[1])[0]
         batch = rows.batch(block)
         mean_curvature = partial(net.criterion_.mean_curvature, net.module_, batch)
-        squares, *intercept = mean_curvature()
+        squares, *intercept = mean_curvature(centre=net.module_.centre)
         occurrences, *_ = mean_curvature(lambda x: x.sign().square())
         curvature = mean_curvature(torch.ones_like)[0].mean(1)
         tiny = torch.finfo(squares.dtype).tiny
         typical = squares.sum() / occurrences.sum().clamp_min(tiny)
-        by_feature = torch.where(occurrences > 0, squares / occurrences, typical)
+        by_feature = torch.where(squares > 0, squares / occurrences, typical)
         row_size = float((occurrences.sum(1) / curvature.clamp_min(tiny)).mean().clamp_min(1.0))
         # What happens rarely has little information, but is a large surprise when it does.
         information = by_feature * curvature.clamp_min(0.25).unsqueeze(1)
         n_rows = self.batch_size if incremental else min(len(rows), self.batch_size)
         information = torch.maximum(n_rows * squares, information)
         intercept = [torch.clamp_min(n_rows * each, 0.25) for each in intercept]
-        net.optimizer_.accumulate([information, *intercept], row_size)
+        # Of a stream's first rows, the centred features may be zero.
+        start = [
+            each.masked_fill(mask, 0.0)
+            for each, mask in zip([information, *intercept], known, strict=True)
+        ]
+        net.optimizer_.accumulate(start, row_size)
 
     def _information(self, net: MarginalizedNet, rows: Rows) -> Tensor:
         """The diagonal of the Fisher information of the coefficients, over the penalty's rows."""
@@ -293,7 +367,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
     def _curvature(self, net: MarginalizedNet, batch: Batch) -> list[Tensor]:
         """The diagonal of the Hessian at the start, for each parameter."""
         objective, network = net.criterion_, net.module_
-        coef, *intercept = objective.mean_curvature(network, batch)
+        coef, *intercept = objective.mean_curvature(network, batch, centre=network.centre)
         coef += self.alpha
         if network.noise:
             variance = network.noise[0].variance
@@ -334,17 +408,6 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             "MaxAbsScaler)."
         )
 
-    def _diverged(self, net: MarginalizedNet) -> str:
-        change = (
-            "weaken the noise (raise retain_rate, lower noise_std)"
-            if self.solver == "lbfgs"
-            else f"lower learning_rate_init (now {net.lr:g}), weaken the noise (raise "
-            "retain_rate, lower noise_std)"
-        )
-        return (
-            f"The objective, the coefficients or the predictions became non-finite in iteration "
-            f"{net.n_epochs + 1}; {change}, increase alpha, or scale the features."
-        )
     def _where(self, net: MarginalizedNet) -> str:
         restart = len(self.restart_objectives_) - 1
         return f"restart {restart}" if restart else super()._where(net)
@@ -369,3 +432,14 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             f"{', or '.join(changes)}."
         )
 
+    def _diverged(self, net: MarginalizedNet) -> str:
+        change = (
+            "weaken the noise (raise retain_rate, lower noise_std)"
+            if self.solver == "lbfgs"
+            else f"lower learning_rate_init (now {net.lr:g}), weaken the noise (raise "
+            "retain_rate, lower noise_std)"
+        )
+        return (
+            f"The objective, the coefficients or the predictions became non-finite in iteration "
+            f"{net.n_epochs + 1}; {change}, increase alpha, or scale the features."
+        )
