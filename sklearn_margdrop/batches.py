@@ -462,7 +462,8 @@ class Batches:
         ends = [n_rows * k // n_batches for k in range(n_batches + 1)]
         if self.shuffle and n_batches > 1:  # the order within a batch means nothing
             # One transfer to the device an epoch, and none for a batch.
-            order = torch.randperm(n_rows, generator=self.generator).to(features.index_device)
+            order = torch.randperm(n_rows, generator=self.generator, device="cpu")
+            order = order.to(features.index_device)
             return (order[start:end] for start, end in pairwise(ends))
         return (slice(start, end) for start, end in pairwise(ends))
 

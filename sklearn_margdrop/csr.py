@@ -154,4 +154,6 @@ def _as_torch(matrix: csr_array, device: torch.device | str) -> Tensor:
     arrays = (matrix.indptr, matrix.indices, matrix.data)
     parts = (torch.from_numpy(np.array(each)).to(device) for each in arrays)
     indptr, indices, data = parts
-    return torch.sparse_csr_tensor(indptr, indices, data, matrix.shape)
+    return torch.sparse_csr_tensor(
+        indptr, indices, data, matrix.shape, device=device, check_invariants=False
+    )

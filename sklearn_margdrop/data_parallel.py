@@ -204,7 +204,8 @@ class DataParallel(AccelerateMixin):
         weight = self.module_.linears[-1].weight
         eta = weight.new_zeros(len(X), len(weight))
         if start < stop:
-            eta[start:stop] = super().linear_predictor(X.subset(torch.arange(start, stop)))
+            own = torch.arange(start, stop, device="cpu")
+            eta[start:stop] = super().linear_predictor(X.subset(own))
         return self._add_up([eta])[0]
 
     def _evaluate(self, rows: Rows) -> float:

@@ -192,7 +192,8 @@ class NoisyNetwork(nn.Module):
             # Logistic units are never zero on average, see `centred`.
             centred = activation == "logistic" if layers else centre_input
             centred = centred and fit_intercept
-            affine = _Linear(fan_in, fan_out, centred, bias=fit_intercept, dtype=dtype)
+            options = {"bias": fit_intercept, "dtype": dtype, "device": "cpu"}
+            affine = _Linear(fan_in, fan_out, centred, **options)
             layers += [affine, ACTIVATIONS[activation]()]
         self.layers = nn.ModuleList(layers[:-1])
         # Hidden layer l ends at layer 2l - 1, so what enters layer 2l is its output.

@@ -137,7 +137,7 @@ class FisherLBFGS:
 
     def forget(self) -> None:
         """Let go of all but the parameters; a next step needs `precondition`."""
-        nothing = torch.empty(0)
+        nothing = torch.empty(0, device="cpu")
         self._inverse = self._grad = self._x = self._before = nothing
         self._steps = self._changes = nothing
         for p in self.params:

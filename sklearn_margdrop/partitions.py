@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sklearn_margdrop.ambient import neutral
 from sklearn_margdrop.batches import Features, RemoteBatch, Rows
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.objective import Objective, WeightedRows
@@ -132,7 +133,7 @@ def add(*results: np.ndarray) -> np.ndarray:
 
 def call(bundle: Bundle, method: str, arguments: tuple[Any, ...]) -> Any:
     """A method of a bundle, as a function."""
-    with bundle.lock:
+    with bundle.lock, neutral():
         return getattr(bundle, method)(*arguments)
 
 

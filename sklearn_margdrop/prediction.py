@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from skorch import NeuralNet
 from skorch.utils import is_dataset
 from torch import Tensor
 
+from sklearn_margdrop.ambient import NeutralNet, neutral, neutral_steps
 from sklearn_margdrop.batches import Features, Rows, as_features, blocks
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.sparse import SparseMatrix
 
 
-class PredictingNet(NeuralNet):
+class PredictingNet(NeutralNet):
     """A skorch net whose module is a :class:`~sklearn_margdrop.networks.NoisyNetwork`.
 
     Targets are a column of numbers for each output; subclasses may know better.
@@ -27,7 +27,8 @@ class PredictingNet(NeuralNet):
 
     def linear_predictor(self, X: Features | Rows) -> Tensor:
         """Linear predictor without noise, shape (n_samples, K), in blocks of bounded memory."""
-        return torch.cat(list(self.forward_iter(X, device=self.device)))
+        with neutral():
+            return torch.cat(list(self._forward_iter(X, False, self.device)))
 
     def forward_iter(
         self, X: Any, training: bool = False, device: str | torch.device = "cpu"
@@ -46,6 +47,11 @@ class PredictingNet(NeuralNet):
         ------
         Tensor of shape (n_rows, K)
         """
+        return neutral_steps(self._forward_iter(X, training, device))
+
+    def _forward_iter(
+        self, X: Any, training: bool, device: str | torch.device
+    ) -> Iterator[Tensor]:
         self.check_is_fitted()
         if is_dataset(X) and not isinstance(X, Rows):
             yield from super().forward_iter(X, training, device)
@@ -54,12 +60,14 @@ class PredictingNet(NeuralNet):
         self._set_training(training)
         for block in blocks(len(rows), self.module_.widest):
             with torch.no_grad():
-                yield self.infer(rows.take(block)).to(device)
+                eta = self.infer(rows.take(block)).to(device)
+            yield eta  # not in there: its taker would be in it, too
 
     def infer(self, x: Any, **fit_params: Any) -> Tensor:
         """The linear predictor of a batch, with noise in training mode."""
         if not isinstance(x, SparseMatrix):
-            x = torch.as_tensor(x).to(self.device, self.module_.linears[0].weight.dtype)
+            weight = self.module_.linears[0].weight
+            x = torch.as_tensor(x, dtype=weight.dtype, device=weight.device)
         return (
             self.module_.sample(x, self.generator_) if self.module_.training else self.module_(x)
         )
@@ -76,7 +84,8 @@ class PredictingNet(NeuralNet):
     def encode(self, y: Any) -> Tensor:
         """Targets as the family takes them."""
         y = y if isinstance(y, Tensor) else np.array(y)
-        targets = torch.as_tensor(y).to(self.module_.linears[0].weight)
+        weight = self.module_.linears[0].weight
+        targets = torch.as_tensor(y, dtype=weight.dtype, device=weight.device)
         return targets.reshape(len(targets), -1)
 
     def decode(self, y: Tensor) -> Tensor:

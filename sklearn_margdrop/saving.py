@@ -13,6 +13,7 @@ from skorch import NeuralNet
 from skorch.exceptions import DeviceWarning
 from torch import Tensor
 
+from sklearn_margdrop.ambient import neutral
 from sklearn_margdrop.notices import warn
 from sklearn_margdrop.validation import check_device, to_array
 
@@ -81,6 +82,7 @@ def net_state(net: NeuralNet) -> dict[str, Any]:
     }
 
 
+@neutral()
 def restore_net(net: NeuralNet, state: dict[str, Any]) -> None:
     """Make `net` what it was when `state` was taken: on its device if there is one, or the CPU.
 

@@ -115,7 +115,7 @@ class SparseMatrix:
             If the function takes zeros to something else and is not constant.
         """
         if function not in self._mapped:
-            at_zero, at_one = function(torch.arange(2, dtype=self.dtype))
+            at_zero, at_one = function(torch.arange(2, dtype=self.dtype, device="cpu"))
             if at_zero == 0:
                 self._mapped[function] = (
                     SparseMatrix(self.matrices, self.device, float(at_one))
@@ -130,7 +130,7 @@ class SparseMatrix:
 
     def resample(self, function: Map) -> SparseMatrix:
         """``function``, which has to keep zeros, of the stored values, drawn anew in each call."""
-        if function(torch.zeros(1, dtype=self.dtype)).any():
+        if function(torch.zeros(1, dtype=self.dtype, device="cpu")).any():
             raise NotImplementedError("A function of a sparse matrix must keep zeros.")
         return self._with_values(function)
 

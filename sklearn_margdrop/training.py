@@ -323,7 +323,7 @@ class MarginalizedNet(RecordingNet, PredictingNet):
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Iterable[Any]:
         if isinstance(dataset, Subset) and isinstance(dataset.dataset, Rows):
-            dataset = dataset.dataset.subset(torch.as_tensor(dataset.indices))
+            dataset = dataset.dataset.subset(torch.as_tensor(dataset.indices, device="cpu"))
         if not isinstance(dataset, Rows):
             loader: Iterable[Any] = super().get_iterator(dataset, training)
             return loader

@@ -15,6 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 #: A module may import those of lower levels only.
 LEVELS = {
+    "ambient": 0,
     "callbacks": 0,
     "csr": 0,
     "memory": 0,
@@ -77,6 +78,7 @@ KNOWN_TO = {
     "sklearn": {"validation"}
     | {name for name in LEVELS if name.startswith(("estimators.", "inspection."))},
     "skorch": {
+        "ambient",
         "callbacks",
         "checkpoints",
         "data_parallel",

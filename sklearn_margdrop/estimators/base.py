@@ -21,6 +21,7 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_margdrop.ambient import neutral
 from sklearn_margdrop.batches import Features, Host, Rows
 from sklearn_margdrop.callbacks import FitTasks
 from sklearn_margdrop.checkpoints import Checkpoints
@@ -218,6 +219,7 @@ class BaseMarginalizedEstimator(
         return self._fit(X, y, sample_weight, X_unlabeled, continuing, True, classes)
 
     @typed(with_callbacks)
+    @neutral()
     def _fit_anew(
         self,
         X: MatrixLike,

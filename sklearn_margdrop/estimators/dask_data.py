@@ -10,6 +10,7 @@ from sklearn.base import is_classifier
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import validate_data
 
+from sklearn_margdrop.ambient import neutral
 from sklearn_margdrop.families import FAMILIES, Family
 from sklearn_margdrop.partitions import Bundle, Bundles, PartitionedRows, Shape
 from sklearn_margdrop.validation import (
@@ -81,6 +82,7 @@ def _sketch(part: Part, labels: bool) -> Sketch:
     return Sketch(len(y), stored, seen, totals, weight.sum(), largest)
 
 
+@neutral()
 def _bundle(
     parts: list[Part],
     encoder: Any,

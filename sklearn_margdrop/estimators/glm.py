@@ -120,7 +120,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             return bool(self.fit_intercept)
         # W's update divides by the curvature of dropout, whose noise grows with the distance from
         # zero and not from the mean.
-        at_zero, at_one = self._noise()[0].variance(torch.arange(2.0))
+        at_zero, at_one = self._noise()[0].variance(torch.arange(2, dtype=torch.float32))
         return bool(self.fit_intercept and at_zero == at_one)
 
     def _far_columns(self, rows: Rows) -> NDArray[np.int64]:
@@ -152,7 +152,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
 
     def _features(self, X: Host, device: torch.device, dtype: type[np.floating]) -> Features:
         is_sampled = self.method == "sampling" and not isinstance(X, np.ndarray)
-        if is_sampled and self._noise()[0].variance(torch.zeros(1)).any():
+        if is_sampled and self._noise()[0].variance(torch.zeros(1, dtype=torch.float32)).any():
             raise ValueError(
                 f"noise={self.noise!r} makes sparse X dense, so that it cannot be sampled; "
                 "use method='moments', the expectation that sampling estimates."
@@ -342,7 +342,9 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
                 linear.bias.copy_(net.criterion_.family.link(self._mean_target(rows, incremental)))
             if at_random:
                 information = self._information(net, rows)
-                draw = torch.randn(information.shape, generator=net.order_generator_)
+                draw = torch.randn(
+                    information.shape, generator=net.order_generator_, dtype=torch.float32
+                )
                 # Predictions vary by about one, if features are independent; those that do not
                 # occur stay out of it.
                 scale = (information * linear.in_features).rsqrt()

@@ -13,6 +13,7 @@ from sklearn.utils.multiclass import type_of_target
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from sklearn_margdrop.ambient import neutral
 from sklearn_margdrop.batches import Rows
 from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.targets import LabelTarget, Scorer
@@ -94,6 +95,7 @@ class IndicatorTarget(LabelTarget):
         tags.classifier_tags.multi_label = True
         return tags
 
+    @neutral()
     def predict(self, X: MatrixLike) -> NDArray[Any]:
         """Predict the most probable class, or all labels that are more probable than not.
 
@@ -116,6 +118,7 @@ class IndicatorTarget(LabelTarget):
         )
         return found
 
+    @neutral()
     def predict_proba(self, X: MatrixLike) -> NDArray[Any]:
         """Predict the probability of each class or, with several labels per row, of each label.
 
@@ -134,6 +137,7 @@ class IndicatorTarget(LabelTarget):
             return super().predict_proba(X)
         return check_finite(self._linear_predictor(X)).sigmoid().cpu().numpy()
 
+    @neutral()
     def predict_log_proba(self, X: MatrixLike) -> NDArray[Any]:
         """Predict the logarithm of the probability of each class, or of each label.
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
 from torch import Tensor
 
+from sklearn_margdrop.ambient import neutral
 from sklearn_margdrop.families import Bernoulli, Family
 from sklearn_margdrop.training import MarginalizedNet
 
@@ -30,11 +31,13 @@ class ClassifierNet(ClassifierMixin, MarginalizedNet):
     def _takes_indicators(self) -> bool:
         return is_indicator(self.criterion_.family, self.module__layer_sizes[-1])
 
+    @neutral()
     def predict_proba(self, X: Any) -> NDArray[Any]:
         """Probabilities of the classes, or of several labels, shape (n_samples, n_classes)."""
         eta = self.forward(X)
         return (eta.sigmoid() if self._takes_indicators else logits(eta).softmax(-1)).numpy()
 
+    @neutral()
     def predict(self, X: Any) -> NDArray[np.int64]:
         """Positions of the most probable classes, shape (n_samples,), or the indicator matrix."""
         eta = self.forward(X)
@@ -45,7 +48,7 @@ class ClassifierNet(ClassifierMixin, MarginalizedNet):
             y = np.array(y)
             if y.dtype.kind not in "biuf":
                 raise ValueError("The net takes positions in the estimator's classes_ for labels.")
-            y = torch.as_tensor(y)
+            y = torch.as_tensor(y, device="cpu")
         has_numbers = self._takes_indicators or len(self.classes_) == 2
         return super().encode(y) if has_numbers else y.long().to(self.device)
 
@@ -56,6 +59,7 @@ class ClassifierNet(ClassifierMixin, MarginalizedNet):
 class RegressorNet(RegressorMixin, MarginalizedNet):
     """A net for numbers, whose predictions have the shape of the target."""
 
+    @neutral()
     def predict(self, X: Any) -> NDArray[Any]:
         """The mean of the target, shape (n_samples,) or (n_samples, n_outputs)."""
         return self.decode(torch.from_numpy(self.predict_proba(X))).numpy()

@@ -15,6 +15,7 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils import check_array, check_consistent_length
 from torch import Tensor
 
+from sklearn_margdrop.ambient import neutral
 from sklearn_margdrop.batches import Rows
 from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.nets import ClassifierNet, RegressorNet, logits, most_probable
@@ -107,6 +108,7 @@ class LabelTarget(ClassifierMixin):
     def _scorer(self) -> Scorer:
         return _validation_accuracy
 
+    @neutral()
     def predict(self, X: MatrixLike) -> NDArray[Any]:
         """Predict the most probable class.
 
@@ -124,6 +126,7 @@ class LabelTarget(ClassifierMixin):
         labels: NDArray[Any] = self.classes_[index]
         return labels
 
+    @neutral()
     def predict_proba(self, X: MatrixLike) -> NDArray[Any]:
         """Predict the probability of each class.
 
@@ -139,6 +142,7 @@ class LabelTarget(ClassifierMixin):
         """
         return logits(check_finite(self._linear_predictor(X))).softmax(-1).cpu().numpy()
 
+    @neutral()
     def predict_log_proba(self, X: MatrixLike) -> NDArray[Any]:
         """Predict the logarithm of the probability of each class.
 
@@ -154,6 +158,7 @@ class LabelTarget(ClassifierMixin):
         """
         return logits(check_finite(self._linear_predictor(X))).log_softmax(-1).cpu().numpy()
 
+    @neutral()
     def decision_function(self, X: MatrixLike) -> NDArray[Any]:
         """The linear predictor.
 
@@ -242,6 +247,7 @@ class NumberTarget(RegressorMixin):
         tags.target_tags.positive_only = bounded
         return tags
 
+    @neutral()
     def predict(self, X: MatrixLike) -> NDArray[Any]:
         """Predict the mean of the target.
 
@@ -259,6 +265,7 @@ class NumberTarget(RegressorMixin):
         mean: NDArray[Any] = check_finite(self._fitted_family().mean(eta)).cpu().numpy()
         return mean[:, 0] if self.n_outputs_ == 1 else mean
 
+    @neutral()
     def score(self, X: MatrixLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """The fraction of deviance explained, D^2; the usual R^2 for the normal family.
 
@@ -320,7 +327,9 @@ def _check_target(y: Any, family: Family, dtype: DTypeLike) -> np.ndarray:
 
 
 def _class_totals(n_classes: int, y: Tensor, weight: Tensor) -> Tensor:
-    return torch.bincount(y.long().ravel(), weights=weight, minlength=n_classes)
+    # On the CPU: a GPU adds up in any order, which torch's deterministic algorithms forbid.
+    codes, weights = y.long().ravel().cpu(), weight.cpu()
+    return torch.bincount(codes, weights=weights, minlength=n_classes).to(weight.device)
 
 
 def _total_weight(y: Tensor, weight: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_margdrop.ambient import neutral
 from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.families import FAMILIES
 from sklearn_margdrop.inspection.unwrap import last_step
@@ -310,6 +311,7 @@ def _check_names(names: ArrayLike, n_features: int) -> NDArray[np.object_]:
     return names
 
 
+@neutral()
 def _curvature(name: str, mean: NDArray[np.float64]) -> NDArray[np.float64]:
     allowed = [each for each in FAMILIES if each != "categorical"]
     if name not in allowed:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from sklearn_margdrop.ambient import neutral
 from sklearn_margdrop.batches import Features, Host, blocks
 from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
@@ -20,6 +21,8 @@ from sklearn_margdrop.validation import check_finite
 _PENALTIES = {"diagonal": diagonal, "moments": moments, "quadratic": quadratic}
 
 
+@neutral()
+@torch.no_grad()
 def penalty_per_sample(
     estimator: Any, X: MatrixLike, *, method: str | None = None
 ) -> NDArray[Any]:
@@ -81,6 +84,8 @@ linear models, default=None
     return check_finite(torch.cat(found), "Penalties").cpu().numpy()
 
 
+@neutral()
+@torch.no_grad()
 def effective_penalty(
     estimator: Any, X: MatrixLike, *, method: str | None = None
 ) -> dict[int, NDArray[Any]]:
@@ -178,5 +183,4 @@ def _traces(estimator: BaseMarginalizedEstimator, X: Host, keep_sparse: bool) ->
     width = network.widest * (output.out_features if hidden else 1)
     run = partial(trace, network.layers, noise=network.noise)
     for block in blocks(len(features), width):
-        with torch.no_grad():
-            yield run(features.take(block))
+        yield run(features.take(block))
