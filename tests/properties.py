@@ -25,6 +25,7 @@ import pandas as pd
 import polars as pl
 import scipy.sparse as sp
 import torch
+from contexts import SCENES, state
 from sklearn.base import clone
 from sklearn.callback import ProgressBar
 from sklearn.decomposition import PCA
@@ -547,6 +548,12 @@ def fit_and_check(configuration, folder):
     return play.seen, play.bits
 
 
+def contexts_of(configuration):
+    """Those of torch in which the same is to come out."""
+    again = [SCENES[configuration.context]] if is_seeded(configuration) else []
+    return [contextlib.nullcontext, *again]
+
+
 def is_seed(random_state):
     """Whether two fits with it are the same."""
     return isinstance(random_state, int | np.integer)
@@ -581,8 +588,7 @@ def _global_state():
         "numpy's generator": (name, keys.tobytes(), *rest),
         "torch's generator": torch.get_rng_state().numpy().tobytes(),
         "torch's threads": torch.get_num_threads(),
-        "torch's dtype": torch.get_default_dtype(),
-        "whether torch differentiates": torch.is_grad_enabled(),
+        "torch's context": state(),
         "numpy's treatment of errors": np.geterr(),
         "the warnings' filters": warnings.filters[:],
     }

@@ -10,6 +10,7 @@ import math
 import random
 from dataclasses import dataclass, field, replace
 
+from contexts import SCENES
 from hypothesis import strategies as st
 
 CLASSIFIERS = "MarginalizedDropoutClassifier", "MarginalizedDropoutGLMClassifier"
@@ -56,7 +57,7 @@ class Configuration:
     """An estimator, its parameters, data, and what is called.
 
     `wrong` names the parameter, or `data.wrong` the part of the data, that is invalid, so that the
-    first fit has to be an error.
+    first fit has to be an error. `context` is the one of torch that all is repeated in.
     """
 
     estimator: str
@@ -64,6 +65,7 @@ class Configuration:
     data: Data = Data()
     calls: tuple = ("fit",)
     wrong: str | None = None
+    context: str = "all"
 
 
 #: For each parameter values that it must reject. A name in angle brackets stands for an object,
@@ -129,7 +131,8 @@ def draw_configuration(choose: random.Random, wide: bool = True) -> Configuratio
             if data.wrong == "negative y":
                 parameters["family"] = "poisson"
     calls = _draw_calls(choose, estimator, data, wide, wrong or data.wrong)
-    return Configuration(estimator, parameters, data, calls, wrong)
+    context = choose.choice(list(SCENES))
+    return Configuration(estimator, parameters, data, calls, wrong, context)
 
 
 def invalid_configurations(choose: random.Random, estimator):

@@ -30,8 +30,8 @@ from sklearn_margdrop.csr import CPUKernel
 def test_a_configuration_fits_or_says_why_not(configuration):
     bits = []
     with properties.time_limit():
-        for _ in range(1 + properties.is_seeded(configuration)):
-            with tempfile.TemporaryDirectory() as folder:
+        for context in properties.contexts_of(configuration):
+            with tempfile.TemporaryDirectory() as folder, context():
                 bits.append(properties.fit_and_check(configuration, folder)[1])
     assert bits[0] == bits[-1]
 
