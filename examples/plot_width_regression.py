@@ -12,7 +12,6 @@ learned by heart. Under marginalised dropout it may be much wider.
 
 import matplotlib.pyplot as plt
 import numpy as np
-from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import load_diabetes
 from sklearn.model_selection import ShuffleSplit
 from sklearn.pipeline import make_pipeline
@@ -40,8 +39,7 @@ scores = {name: np.empty((len(splits), len(widths))) for name in networks(1, 0)}
 for k, width in enumerate(widths):
     for split, (train, test) in enumerate(splits):
         for name, network in networks(width, split).items():
-            scaled = make_pipeline(StandardScaler(), network)
-            model = TransformedTargetRegressor(scaled, transformer=StandardScaler())
+            model = make_pipeline(StandardScaler(), network)
             scores[name][split, k] = model.fit(X[train], y[train]).score(X[test], y[test])
 
 # %%

@@ -26,6 +26,7 @@ from sklearn_margdrop.sparse import (
     concatenate,
     first_row,
 )
+from sklearn_margdrop.units import Units
 
 #: Elements that a pass over many rows holds at a time.
 _BLOCK_ELEMENTS = 2**22
@@ -282,6 +283,8 @@ class Rows(torch.utils.data.Dataset[Batch]):
         See :class:`Batch`.
     unlabeled_weight : float, default=1.0
         See :class:`Batch`.
+    units : Units, default=None
+        What `y` is standardised by; None where it is in the units of the user.
     """
 
     def __init__(
@@ -293,6 +296,7 @@ class Rows(torch.utils.data.Dataset[Batch]):
         unlabeled: Features | None = None,
         unlabeled_share: float = 0.0,
         unlabeled_weight: float = 1.0,
+        units: Units | None = None,
     ):
         self.features = features
         self.y = y
@@ -301,6 +305,7 @@ class Rows(torch.utils.data.Dataset[Batch]):
         self.unlabeled = unlabeled
         self.unlabeled_share = unlabeled_share
         self.unlabeled_weight = unlabeled_weight
+        self.units = units
 
     def __len__(self) -> int:
         return len(self.y)
@@ -365,6 +370,7 @@ class Rows(torch.utils.data.Dataset[Batch]):
             None if self.unlabeled is None else self.unlabeled.widened(),
             self.unlabeled_share,
             self.unlabeled_weight,
+            self.units,
         )
 
     @cached_property

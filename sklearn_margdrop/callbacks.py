@@ -84,6 +84,12 @@ def are_own(callbacks: Iterable[Callback]) -> bool:
     return all(type(each) in own for each in callbacks)
 
 
+def sees_batches(callback: Callback) -> bool:
+    """Whether a callback is interested in batches."""
+    names = ("on_batch_begin", "on_batch_end")
+    return any(getattr(type(callback), name) is not getattr(Callback, name) for name in names)
+
+
 class EpochLog(PrintLog):
     """Prints a line for each epoch: what the history records of it, with our words."""
 

@@ -234,7 +234,7 @@ class DataParallel(AccelerateMixin):
         parts = {
             "the number of rows": len(rows),
             "X": zlib.crc32(first.tobytes() + scale.encode()),
-            "y": _checksum(rows.y),
+            "y": _checksum(rows.y) ^ _checksum_of_units(rows),
             "the sample weights": _checksum(rows.weight),
             "the number of unlabelled rows": len(rows.unlabeled or ()),
             "the number of validation rows": len(valid or ()),
@@ -267,6 +267,11 @@ class DataParallel(AccelerateMixin):
         flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
         parts = _add_up(self.accelerator, flat).split([tensor.numel() for tensor in tensors])
         return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def _checksum_of_units(rows: Rows) -> int:
+    units = rows.units
+    return 0 if units is None else zlib.crc32(units.location.tobytes() + units.scale.tobytes())
 
 
 def _checksum(tensor: Tensor | None) -> int:

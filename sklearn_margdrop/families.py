@@ -47,6 +47,10 @@ class Family(ABC):
         The smallest and the largest number that the target may be.
     may_overflow : bool
         Whether the mean may overflow where ``eta`` does not.
+    standardised : bool
+        Whether training sees the target standardised. The mean is ``eta`` then, and shifting and
+        scaling both ``y`` and ``eta`` multiplies the loss by a constant. A subclass has to say
+        so itself.
 
     Examples
     --------
@@ -60,11 +64,13 @@ class Family(ABC):
     lowest: ClassVar[float] = -math.inf
     highest: ClassVar[float] = math.inf
     may_overflow: ClassVar[bool] = False
+    standardised: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if "name" in vars(cls):
             FAMILIES[cls.name] = cls
+            cls.standardised = vars(cls).get("standardised", False)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -210,6 +216,7 @@ class Normal(_Separate):
     """
 
     name = "normal"
+    standardised = True
 
     def log_partition(self, eta: Tensor) -> Tensor:
         return 0.5 * eta.square().sum(-1)

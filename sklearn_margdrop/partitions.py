@@ -22,6 +22,7 @@ from sklearn_margdrop.batches import Features, RemoteBatch, Rows
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.objective import Objective, WeightedRows
 from sklearn_margdrop.sparse import column_sums, first_row
+from sklearn_margdrop.units import Units
 
 #: Results that one task adds up.
 _FAN_IN = 8
@@ -216,10 +217,13 @@ class Shape(NamedTuple):
 class PartitionedRows(Rows):
     """Rows in partitions; `y` are a few of the targets, which tell all classes or the range."""
 
-    def __init__(self, bundles: Bundles, features: Shape, y: Tensor) -> None:
+    def __init__(
+        self, bundles: Bundles, features: Shape, y: Tensor, units: Units | None = None
+    ) -> None:
         self.bundles = bundles
         self.features = features  # type: ignore[assignment]  # known, not held
         self.y = y
+        self.units = units
         self.weight = self.index = self.unlabeled = None
 
     def __len__(self) -> int:

@@ -14,21 +14,24 @@ from sklearn_margdrop.ambient import NeutralNet, neutral, neutral_steps
 from sklearn_margdrop.batches import Features, Rows, as_features, blocks
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.sparse import SparseMatrix
+from sklearn_margdrop.units import Units
 
 
 class PredictingNet(NeutralNet):
     """A skorch net whose module is a :class:`~sklearn_margdrop.networks.NoisyNetwork`.
 
-    Targets are a column of numbers for each output; subclasses may know better.
+    Targets are a column of numbers for each output; subclasses may know better. The module and
+    the objective see them standardised where there are `units_`, and who calls the net does not.
     """
 
     module_: NoisyNetwork
     generator_: torch.Generator
+    units_: Units | None = None
 
     def linear_predictor(self, X: Features | Rows) -> Tensor:
-        """Linear predictor without noise, shape (n_samples, K), in blocks of bounded memory."""
+        """What the module makes of the rows without noise, shape (n_samples, K)."""
         with neutral():
-            return torch.cat(list(self._forward_iter(X, False, self.device)))
+            return torch.cat(list(self._outputs(X, training=False)))
 
     def forward_iter(
         self, X: Any, training: bool = False, device: str | torch.device = "cpu"
@@ -53,15 +56,28 @@ class PredictingNet(NeutralNet):
         self, X: Any, training: bool, device: str | torch.device
     ) -> Iterator[Tensor]:
         self.check_is_fitted()
-        if is_dataset(X) and not isinstance(X, Rows):
-            yield from super().forward_iter(X, training, device)
-            return
+        is_foreign = is_dataset(X) and not isinstance(X, Rows)
+        outputs = super().forward_iter(X, training, device) if is_foreign else None
+        for eta in self._outputs(X, training) if outputs is None else outputs:
+            yield self.in_units(eta).to(device)
+
+    def _outputs(self, X: Any, training: bool) -> Iterator[Tensor]:
         rows = X if isinstance(X, Rows) else self.get_dataset(X)
         self._set_training(training)
         for block in blocks(len(rows), self.module_.widest):
             with torch.no_grad():
-                eta = self.infer(rows.take(block)).to(device)
+                eta = self.infer(rows.take(block))
             yield eta  # not in there: its taker would be in it, too
+
+    def in_units(self, values: Tensor) -> Tensor:
+        """Outputs of the module, or encoded targets, in the units of the user."""
+        if self.units_ is None:
+            return values
+        spread, location = (
+            torch.from_numpy(each).to(values)
+            for each in (self.units_.spread, self.units_.location)
+        )
+        return values * spread + location
 
     def infer(self, x: Any, **fit_params: Any) -> Tensor:
         """The linear predictor of a batch, with noise in training mode."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from sklearn_margdrop.batches import Batch, Batches, Rows, blocks
-from sklearn_margdrop.callbacks import EpochLog
+from sklearn_margdrop.callbacks import EpochLog, sees_batches
 from sklearn_margdrop.checkpoints import TrainingCheckpoint
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.objective import Objective, Terms
@@ -34,8 +34,9 @@ class MarginalizedNet(RecordingNet, PredictingNet):
     """A skorch net that trains a :class:`NoisyNetwork` on an :class:`Objective`.
 
     An epoch is recorded in ``history`` as ``train_loss`` (the objective), ``penalty`` and, with
-    a validation set, ``valid_loss`` (without noise) and ``valid_score``; the device is read once
-    an epoch, not once a batch, so that ``batches`` has one entry for the epoch.
+    a validation set, ``valid_loss`` (without noise) and ``valid_score``; losses are those of
+    standardised targets where there are ``units_``. The device is read once an epoch, not once a
+    batch, so that ``batches`` has one entry for the epoch.
 
     Parameters
     ----------
@@ -97,6 +98,7 @@ class MarginalizedNet(RecordingNet, PredictingNet):
     callbacks_: list[tuple[str, Any]]
     order_generator_: torch.Generator
     _watch: Watch | None
+    _final_objective: float | None = None  # of the weights at the end, where it was evaluated
     _epoch_batches: Batches | None
     _unlabeled_left: list[slice | Tensor]
     _checkpoint: TrainingCheckpoint | None
@@ -271,7 +273,7 @@ class MarginalizedNet(RecordingNet, PredictingNet):
                 "warm_start=True to go on from here."
             )
         self.stop_reason_ = "max_iter"
-        self.best_score_ = self._watch = None
+        self.best_score_ = self._watch = self._final_objective = None
         self._in_epoch = False
         self.n_explosions_ = 0
         self.has_learned_, self.ending_ = False, None
@@ -301,8 +303,10 @@ class MarginalizedNet(RecordingNet, PredictingNet):
         # No epoch has seen what the last step led to; a validation score has.
         unseen = self.stop_reason_ not in ("interrupted", "diverged") and self.train_split is None
         try:
-            if unseen and watch.has_exploded(self._evaluate(rows)):
-                self.stop_reason_ = "diverged"
+            if unseen:
+                self._final_objective = self._evaluate(rows)
+                if watch.has_exploded(self._final_objective):
+                    self.stop_reason_ = "diverged"
         except KeyboardInterrupt:
             self.stop_reason_ = "interrupted" if self._is_finite() else "diverged"
         if self.stop_reason_ == "diverged":
@@ -373,7 +377,7 @@ class MarginalizedNet(RecordingNet, PredictingNet):
                 raise StopTraining("diverged")
             self.history.record("valid_score", score)
         batch = (rows, self.decode(rows.y))
-        self.notify("on_batch_end", batch=batch, y_pred=eta, training=False)
+        self.notify("on_batch_end", batch=batch, y_pred=self.in_units(eta), training=False)
 
     def _run_watched(self, iterator: Batches, step_fn: StepFunction, unit: float) -> EpochMeans:
         """The same until the objective does not explode, with half the learning rate each time."""
@@ -413,20 +417,22 @@ class MarginalizedNet(RecordingNet, PredictingNet):
         n_rows = 0
         is_finite = torch.tensor(True, device=self.device)
         scorers = [each for _, each in self.callbacks_ if getattr(each, "on_train", False)]
+        is_watched = any(sees_batches(each) for _, each in self.callbacks_)
         for each in scorers:
             if isinstance(each, EpochScoring):  # forget a pass that exploded
                 each.on_epoch_begin(self, iterator.rows, None)
         for batch in iterator:
             x = batch.x[: len(batch.y)] if isinstance(batch.x, Tensor) else batch.x
-            seen = (x, self.decode(batch.y))
+            seen = (x, self.decode(batch.y) if is_watched else batch.y)
             self.notify("on_batch_begin", batch=seen, training=True)
             step = step_fn(batch)
             sums = torch.add(sums, torch.stack(step["terms"]), alpha=len(batch.y))
             n_rows += len(batch.y)
             step["y_pred"] = None
             if scorers:
-                step["y_pred"] = eta = self._predict(batch)
+                eta = self._predict(batch)
                 is_finite &= self.criterion_.family.mean(eta).isfinite().all()
+                step["y_pred"] = self.in_units(eta)
             self.notify("on_batch_end", batch=seen, training=True, **step)
         is_finite = (is_finite & self._is_finite()).to(sums.dtype)
         loss, penalty, l2, finite = torch.cat([sums / n_rows, is_finite[None]]).tolist()

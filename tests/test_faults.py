@@ -20,6 +20,7 @@ from skorch.callbacks import Callback
 from sklearn_margdrop import (
     MarginalizedDropoutClassifier,
     MarginalizedDropoutGLMClassifier,
+    MarginalizedDropoutGLMRegressor,
     MarginalizedDropoutRegressor,
 )
 from sklearn_margdrop.training import MarginalizedNet
@@ -385,11 +386,12 @@ def test_out_of_memory_in_partial_fit_leaves_the_fitted_model(data, monkeypatch)
     assert model.partial_fit(*data).n_iter_ == 2
 
 
+@ignore_max_iter
 def test_partial_fit_that_diverges_leaves_the_weights(data):
     X, _ = data
-    model = MarginalizedDropoutRegressor((5,), random_state=0).partial_fit(X, X[:, 0])
+    model = MarginalizedDropoutRegressor((5,), max_iter=1, random_state=0).fit(X, X[:, 0])
     before = model.coefs_[0].copy()
-    with pytest.raises(ValueError, match="y has values of up to"):
+    with pytest.raises(ValueError, match=r"y is up to .* times as far from the mean"):
         model.partial_fit(X, 1e300 * X[:, 0])
     assert_array_equal(model.coefs_[0], before)
     model.partial_fit(X, X[:, 0])
@@ -487,6 +489,68 @@ def test_a_fit_worse_than_a_constant_says_so(data):
     model = MarginalizedDropoutClassifier(solver="sgd", learning_rate_init=1e-12, random_state=0)
     with pytest.warns(ConvergenceWarning, match=r"worse than a constant.*Scale the features"):
         model.fit(1000 * X, y)
+
+
+class Ends(Callback):
+    """What interrupts a training after two epochs."""
+
+    def on_epoch_begin(self, net, **kwargs):
+        if len(net.history) == 3:
+            raise KeyboardInterrupt
+
+
+TINY = {"solver": "sgd", "learning_rate_init": 1e-9}
+
+
+@pytest.mark.parametrize(
+    "end",
+    [{}, {"max_iter": 3}, {"early_stopping": True}, {"callbacks": [Ends()]}],
+    ids=["converged", "max_iter", "early_stopping", "interrupted"],
+)
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [
+        (TINY, "Raise learning_rate_init"),
+        (TINY | {"X": np.array([1e3, 1.0, 1.0])}, "Scale the features"),
+        (TINY | {"X": 100.0}, "Scale the features"),
+        (TINY | {"solver": "adam"}, "Raise learning_rate_init"),
+    ],
+)
+def test_however_it_ends_it_says_what_is_wrong(end, change, advice):
+    rng = np.random.RandomState(0)
+    X, change = rng.normal(size=(200, 3)), dict(change)
+    y = 5 + X[:, 0]
+    X *= change.pop("X", 1.0)
+    model = MarginalizedDropoutRegressor((8,), random_state=1, **end, **change)
+    with pytest.warns(UserWarning, match=f"(?s)worse than a constant prediction.*{advice}"):
+        model.fit(X, y)
+    assert model.score(X, y) < 0.1
+
+
+@ignore_max_iter
+def test_outliers_are_named():
+    rng = np.random.RandomState(0)
+    X = rng.normal(size=(2000, 3))
+    y = np.where(np.arange(2000) == 7, 1e6, X[:, 0])
+    model = MarginalizedDropoutRegressor((8,), random_state=1, **TINY)
+    with pytest.warns(
+        ConvergenceWarning, match=r"Leave out outliers or transform y.* 45 standard"
+    ):
+        model.fit(X, y)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_cannot_be_learned_is_no_fault(seed):
+    rng = np.random.RandomState(seed)
+    X = rng.normal(size=(100, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for model in (
+            MarginalizedDropoutRegressor(8, random_state=0),
+            MarginalizedDropoutGLMRegressor(solver="adagrad", random_state=0),
+            MarginalizedDropoutRegressor(16, family="poisson", random_state=0),
+        ):
+            model.fit(X, rng.poisson(3, size=100))
 
 
 @ignore_max_iter

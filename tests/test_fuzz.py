@@ -141,7 +141,7 @@ def test_an_epoch_explodes_where_the_means_that_a_callback_scores_overflow():
     X = np.c_[np.ones(6), np.arange(6.0)]
     scores = EpochScoring("neg_mean_absolute_error", on_train=True)
     model = sklearn_margdrop.MarginalizedDropoutRegressor(
-        (), family="poisson", learning_rate_init=30.0, solver="sgd", batch_size=3, max_iter=20
+        (), family="poisson", learning_rate_init=10.0, solver="sgd", batch_size=3, max_iter=20
     ).set_params(callbacks=[("scores", scores)], retain_rate=1.0, random_state=0)
     with pytest.warns(ConvergenceWarning, match="exploded"):
         model.fit(X, [0, 1, 2, 3, 4, 50])

@@ -60,7 +60,7 @@ def rows_of(model, X, y):
     """The rows as the fitted `model` trains on them."""
     device = torch.device("cpu")
     data = model._validate(device, X, y, None, None, True, False, None)
-    rows, _ = model._rows(data, device, False, np.random.RandomState(0))
+    rows, _ = model._rows(data, device, True, False, np.random.RandomState(0))
     return rows
 
 
@@ -161,10 +161,9 @@ def test_equals_a_network_without_hidden_layers(family, noise):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             network.fit(X, y)
-        (linear,) = network.net_.module_.linears
-        with torch.no_grad():
-            linear.weight.copy_(torch.from_numpy(np.atleast_2d(model.coef_)))
-            linear.bias.copy_(torch.from_numpy(np.atleast_1d(model.intercept_)))
+        network.net_.module_.load_state_dict(model.net_.module_.state_dict())
+        assert_allclose(network.coefs_[0].T, np.atleast_2d(model.coef_))
+        assert_allclose(network.intercepts_[0], np.atleast_1d(model.intercept_))
         rows = rows_of(network, X, y)
         terms = network.net_.criterion_(network.net_.module_, rows.whole)
         terms.total.backward()

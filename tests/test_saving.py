@@ -143,7 +143,7 @@ def test_copies_predict_and_learn_alike(name, way, tmp_path):
 @pytest.mark.parametrize("way", WAYS)
 def test_learning_rate_after_explosions_is_kept(way, tmp_path):
     model = MarginalizedDropoutRegressor(
-        (8,), solver="sgd", learning_rate_init=1.0, max_iter=5, random_state=0
+        (8,), solver="sgd", learning_rate_init=10.0, max_iter=5, random_state=0
     ).fit(X, X[:, 0])
     assert model.net_.rate_factor_ < 1
     again = WAYS[way](model, tmp_path)

@@ -123,7 +123,9 @@ EXPLODING = {
 
 
 @ignore_max_iter
-@pytest.mark.parametrize("options", [{}, {"early_stopping": True}, {"n_iter_no_change": 1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"early_stopping": True}, {"n_iter_no_change": 1, "random_state": 1}]
+)
 def test_a_fit_comes_back_from_an_explosion(digits, options):
     X, y = digits
     model = MarginalizedDropoutClassifier(**EXPLODING | options)

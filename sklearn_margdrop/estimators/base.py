@@ -27,6 +27,7 @@ from sklearn_margdrop.callbacks import FitTasks
 from sklearn_margdrop.checkpoints import Checkpoints
 from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.data_parallel import check_accelerator, is_main_process, shared_seed
+from sklearn_margdrop.estimators.advice import worse_than_a_constant
 from sklearn_margdrop.estimators.atomic import Atomic, Outcome
 from sklearn_margdrop.estimators.dask_data import is_dask
 from sklearn_margdrop.estimators.export import ExportMixin
@@ -36,6 +37,7 @@ from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.notices import warn
 from sklearn_margdrop.sparse import has_duplicates
 from sklearn_margdrop.training import MarginalizedNet
+from sklearn_margdrop.units import Units
 from sklearn_margdrop.validation import (
     check_device,
     check_magnitudes,
@@ -93,6 +95,7 @@ class BaseMarginalizedEstimator(
     n_iter_: int
     loss_curve_: list[float]
     net_: MarginalizedNet
+    _fitted_units: Any
     max_iter: int
     checkpoint: str | PathLike[str] | None
     accelerator: Any = None  # a parameter of the networks alone
@@ -195,9 +198,9 @@ class BaseMarginalizedEstimator(
         Raises
         ------
         ValueError
-            If a parameter or the data are invalid, or the data in units whose squares their
-            dtype cannot hold, before any training starts; or if the objective becomes
-            non-finite and there are no good weights to go back to.
+            If a parameter or the data are invalid, or `X` is in units whose squares its dtype
+            cannot hold, or `y` in units that it cannot, before any training starts; or if the
+            objective becomes non-finite and there are no good weights to go back to.
         MemoryError, torch.OutOfMemoryError
             If the memory of the machine or of the GPU is not enough; they name the parameter
             to lower.
@@ -242,7 +245,7 @@ class BaseMarginalizedEstimator(
                 device, X, y, sample_weight, X_unlabeled, continuing, incremental, classes
             )
             with self._checkpoints(data, device, continuing, random_state) as checkpoints:
-                rows, valid = self._rows(data, device, incremental, random_state)
+                rows, valid = self._rows(data, device, continuing, incremental, random_state)
                 check_magnitudes(self.get_params(deep=False), rows.features.dtype)
                 if task is not None and task._callbacks:
                     shown = self._task_data(X, y, sample_weight, valid)
@@ -294,7 +297,8 @@ class BaseMarginalizedEstimator(
             net = getattr(self, "net_", None)  # a sparsified model has none
             generators = [] if net is None else [net.order_generator_, net.generator_]
             streams = [generator.get_state() for generator in generators]
-            identity["the start"] = describe([coefs, intercepts, self.n_iter_, streams])
+            start = [coefs, intercepts, self._fitted_units, self.n_iter_, streams]
+            identity["the start"] = describe(start)
         return Checkpoints(self.checkpoint, identity, random_state)
 
     def _warn(self, net: MarginalizedNet, incremental: bool, rows: Rows) -> None:
@@ -311,15 +315,10 @@ class BaseMarginalizedEstimator(
             message = self._not_converged()
         elif net.stop_reason_ == "stalled" and not net.n_explosions_:
             message = self._stalled(net, rows)
-        elif net.stop_reason_ == "converged":
-            objective = net.history[-1, "train_loss"]
-            constant = abs(self._constant_loss(rows))
-            if objective > 1.1 * constant + self.tol * self._loss_unit(rows):
-                message = (
-                    f"Training ended at an objective of {objective:.3g}, which is worse than a "
-                    f"constant prediction ({constant:.3g}). Scale the features (StandardScaler "
-                    "or MinMaxScaler) or lower learning_rate_init."
-                )
+        if not incremental:
+            slack = self.tol * self._loss_unit(rows)
+            worse = worse_than_a_constant(net, rows, self._loss_to_beat(rows), slack)
+            message = " ".join(filter(None, (message, worse)))
         if net.n_explosions_ and net.stop_reason_ != "diverged":
             exploded = (
                 f"The objective exploded {net.n_explosions_} time(s), and training went back to "
@@ -328,7 +327,7 @@ class BaseMarginalizedEstimator(
                 "noise."
             )
             warn(exploded, ConvergenceWarning)
-        if message is not None:
+        if message:
             warn(message, category)
         lost = None if incremental else self._lost(rows)
         if lost is not None:
@@ -402,14 +401,17 @@ class BaseMarginalizedEstimator(
         self,
         data: Data,
         device: torch.device,
+        continuing: bool,
         incremental: bool,
         random_state: np.random.RandomState,
     ) -> tuple[Rows, Rows | None]:
         """The training rows and, with early stopping, the validation rows."""
         X, y, weight, X_unlabeled, dtype = data
         parts = self._split(np.flatnonzero(weight), y, random_state)
+        y, units = self._in_units(y, weight, parts[0], dtype, continuing, incremental)
         features = self._features(X, device, dtype)
         train, *valid = (self._subset(features, y, weight, part, incremental) for part in parts)
+        train.units = units
         pretrains = getattr(self, "pretrainer", None) is not None
         if X_unlabeled is not None and (self.unlabeled_discount > 0 or pretrains):
             mass = self.unlabeled_discount * X_unlabeled.shape[0]
@@ -477,6 +479,22 @@ class BaseMarginalizedEstimator(
     ) -> np.ndarray | float:
         """A factor of the sample weights that depends on the encoded target."""
         return 1.0
+
+    def _in_units(
+        self,
+        y: np.ndarray,
+        weight: np.ndarray,
+        train: np.ndarray,
+        dtype: type[np.floating],
+        continuing: bool,
+        incremental: bool,
+    ) -> tuple[np.ndarray, Units | None]:
+        """The encoded target as it is trained on, and the units that the training rows give it."""
+        return y, None
+
+    def _has_location(self) -> bool:
+        """Whether an intercept makes up for the mean of the target."""
+        return bool(getattr(self, "fit_intercept", True))
 
     def _loss_unit(self, rows: Rows) -> float:
         """What the tolerance of the objective is measured in, in nats."""

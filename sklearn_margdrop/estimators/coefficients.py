@@ -20,6 +20,7 @@ from sklearn_margdrop.families import Family
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.training import MarginalizedNet
+from sklearn_margdrop.units import Units, conversion
 from sklearn_margdrop.validation import to_array
 
 
@@ -35,6 +36,7 @@ class Coefficients:
     n_features_in_: int
     _fitted_as: Family
     _fitted_noise: dict[int, Noise]
+    _fitted_units: Units | None = None
 
     if TYPE_CHECKING:  # the rest of the estimator
 
@@ -44,15 +46,19 @@ class Coefficients:
 
     def _attributes(self, net: MarginalizedNet) -> dict[str, Any]:
         (linear,) = net.module_.linears
-        coef = to_array(linear.weight)
+        coef, units = to_array(linear.weight), net.units_
         intercept = np.zeros(linear.out_features, dtype=coef.dtype)
         if linear.bias is not None:
             intercept = to_array(linear.bias)
+        if units is not None:
+            coef = (coef * units.spread[:, None]).astype(coef.dtype)
+            intercept = units.decode(intercept).astype(coef.dtype)
         return {
             "coef_": self._as_fitted(coef),
             "intercept_": self._as_fitted(intercept),
             "_fitted_as": net.criterion_.family,
             "_fitted_noise": net.module__noise,
+            "_fitted_units": units,
         }
 
     def _fitted_network(self) -> NoisyNetwork:
@@ -61,9 +67,10 @@ class Coefficients:
         dtype = torch.float32 if coef.dtype == np.float32 else torch.float64
         network = NoisyNetwork(coef.shape, noise=noise, seed=None, dtype=dtype)
         (linear,) = network.linears
+        factor, shift = conversion(None, self._fitted_units)  # those of the objective
         with torch.no_grad():
-            linear.weight.copy_(torch.tensor(coef.T))
-            linear.bias.copy_(torch.tensor(intercept))
+            linear.weight.copy_(torch.tensor(coef.T * factor[:, None]))
+            linear.bias.copy_(torch.tensor(intercept * factor + shift))
         return network
 
     def _fitted_sites(self) -> tuple[list[int], dict[int, Noise]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn.utils.validation import validate_data
 from sklearn_margdrop.ambient import neutral
 from sklearn_margdrop.families import FAMILIES, Family
 from sklearn_margdrop.partitions import Bundle, Bundles, PartitionedRows, Shape
+from sklearn_margdrop.units import Units, standardised
 from sklearn_margdrop.validation import (
     check_device,
     check_range,
@@ -45,6 +47,7 @@ class Sketch(NamedTuple):
     weight: Any  # the total of each of `y`, for labels
     total: float
     largest: float  # magnitude of the features
+    units: Units | None = None  # of numbers
 
 
 class Scales(NamedTuple):
@@ -68,7 +71,7 @@ def _check(X: Any, y: Any, weight: Any, labelled: bool, checks: dict[str, Any]) 
     return Part(X, y, weight)
 
 
-def _sketch(part: Part, labels: bool) -> Sketch:
+def _sketch(part: Part, labels: bool, centred: bool) -> Sketch:
     X, y, weight = part
     stored = X.nnz * 3 // 2 if hasattr(X, "nnz") else X.size
     largest = largest_magnitude(X)
@@ -76,7 +79,10 @@ def _sketch(part: Part, labels: bool) -> Sketch:
         return Sketch(X.shape[0], stored, None, None, 0.0, largest)
     if not labels:
         ends = np.stack([y.min(0), y.max(0)])
-        return Sketch(len(y), stored, ends, None, weight.sum(), largest)
+        kept = weight > 0
+        numbers = y.reshape(len(y), -1)[kept]
+        units = Units.of(numbers, weight[kept], centred) if kept.any() else None
+        return Sketch(len(y), stored, ends, None, weight.sum(), largest, units)
     seen, codes = np.unique(y, return_inverse=True)
     totals = np.bincount(codes.ravel(), weight)
     return Sketch(len(y), stored, seen, totals, weight.sum(), largest)
@@ -90,6 +96,7 @@ def _bundle(
     no_target: np.ndarray,
     factors: np.ndarray,
     scales: Scales,
+    units: Units | None,
 ) -> Bundle:
     """The checked partitions, encoded, with weights that sum to one over all of them.
 
@@ -108,6 +115,8 @@ def _bundle(
             if not kept.all():
                 X, y, weight = X[kept], y[kept], weight[kept]
             code = encoder._encode_target(y, dtype, True, None) if len(y) else no_target
+            if units is not None:
+                code = standardised(code, units, dtype)
             if factors.ndim:
                 weight = weight * factors[code.astype(int).ravel()]
             in_loss, in_penalty = weight * scales.loss, weight * scales.penalty
@@ -162,7 +171,8 @@ def partitioned_rows(
         parts += [check(block, None, None, False, checks) for block in unlabeled]
     client = _client()
     parts = list(dask.persist(*parts))
-    sketches = dask.compute(*(sketch(part, labels) for part in parts))
+    centred = bool(estimator.fit_intercept)
+    sketches = dask.compute(*(sketch(part, labels, centred) for part in parts))
     return _assemble(estimator, device, parts, sketches, len(blocks), template, client, continuing)
 
 
@@ -186,6 +196,9 @@ def _assemble(
     codes = estimator._encode_target(seen, template.dtype, continuing, None)
     if continuing:
         estimator._check_continued(codes)
+    units = _units(estimator, labelled, template.dtype, continuing)
+    if units is not None:
+        codes = standardised(codes, units, template.dtype)
     total, factors = sum(each.total for each in labelled), np.ones(())
     if labelled[0].weight is not None:
         positions = codes.astype(int).ravel()
@@ -206,7 +219,7 @@ def _assemble(
     for name in {"classes_", "n_outputs_"} & vars(estimator).keys():
         setattr(encoder, name, getattr(estimator, name))
     scales = Scales(1 / total, (1 - share) / total, share / max(n_unlabeled, 1))
-    arguments = (encoder, type(estimator._family()[0]), codes[:0], factors, scales)
+    arguments = (encoder, type(estimator._family()[0]), codes[:0], factors, scales, units)
     if client is None:
         import dask
 
@@ -216,7 +229,19 @@ def _assemble(
     shape = (sum(each.n_rows for each in labelled), template.shape[1])
     stored = sum(each.n_stored for each in labelled)
     features = Shape(shape, template.dtype, device, stored)
-    return PartitionedRows(bundles, features, to_tensor(codes, device))
+    return PartitionedRows(bundles, features, to_tensor(codes, device), units)
+
+
+def _units(
+    estimator: Any, labelled: list[Sketch], dtype: np.dtype[Any], continuing: bool
+) -> Units | None:
+    """What the target is standardised by, if it is."""
+    found = [each.units for each in labelled if each.units is not None]
+    if not found or not estimator._family()[0].standardised:
+        return None
+    seen = functools.reduce(Units.merged, found)
+    units: Units = estimator._units(seen, dtype, continuing, False)
+    return units
 
 
 def _place(client: Any, parts: list[Any], sketches: Any, arguments: Any) -> list[Any]:

@@ -22,6 +22,7 @@ from sklearn_margdrop.families import Family
 from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
 from sklearn_margdrop.training import MarginalizedNet
+from sklearn_margdrop.units import conversion
 from sklearn_margdrop.validation import check_noise, draw_seed, to_array
 
 #: The first step sizes that "auto" stands for.
@@ -33,6 +34,9 @@ _HISTORY_ELEMENTS = 2**20, 2**25
 
 #: A feature is far from zero if rounding may change it by so many of its standard deviations.
 _MOST_LOST = 1e-5
+
+#: What was learned, and may be set by hand.
+_COEFFICIENTS = "coef_", "intercept_"
 
 #: Epochs without progress after which an online solver ends.
 _PATIENCE = 5
@@ -239,6 +243,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             optimizer=optimizer,
         )
         net.initialize()
+        net.units_ = rows.units
         return net
 
     def _find_centre(self, net: MarginalizedNet, rows: Rows, continuing: bool) -> None:
@@ -268,8 +273,6 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
 
     def _auto_learning_rate(self, family: Family, rows: Rows) -> float:
         rate = _LEARNING_RATES[self.solver]
-        if self.solver == "adagrad":  # its steps know nothing of the gradient's size
-            return rate * float(self._target_scale(rows))
         if self.solver == "sgd":
             mean = self._mean_target(rows, incremental=True)
             return rate / max(1.0, float(family.curvature(family.link(mean)).max()))
@@ -361,10 +364,15 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             )
         if hasattr(self, "net_") and self.net_.module__fit_intercept == self.fit_intercept:
             net.take_over(self.net_, incremental)
+            own = self._attributes(self.net_)
+            if all(np.array_equal(own[name], getattr(self, name)) for name in _COEFFICIENTS):
+                return  # to the last bit
+        factor, shift = conversion(None, net.units_)
         with torch.no_grad():
-            linear.weight.copy_(coef)
+            linear.weight.copy_(coef * torch.from_numpy(factor).unsqueeze(1))
             if self.fit_intercept:
-                linear.bias.copy_(torch.tensor(np.atleast_1d(self.intercept_)))
+                intercept = np.atleast_1d(self.intercept_) * factor + shift
+                linear.bias.copy_(torch.from_numpy(intercept))
 
     def _curvature(self, net: MarginalizedNet, batch: Batch) -> list[Tensor]:
         """The diagonal of the Hessian at the start, for each parameter."""

@@ -82,10 +82,9 @@ class MarginalizedDropoutGLMClassifier(LabelTarget, BaseMarginalizedGLM):
 
     learning_rate_init : float or "auto", default="auto"
         Step size of an online solver. `"auto"` is 0.1 for `"sgd"`, over the curvature of the
-        family where that is above 1, and 0.1 standard deviations of a real-valued target for
-        `"adagrad"`. For `"fisher"` it is 1, with the accumulated information starting from that
-        of as many batches as a row holds features; a number is the step size of W's update as it
-        stands.
+        family where that is above 1, and 0.1 for `"adagrad"`. For `"fisher"` it is 1, with the
+        accumulated information starting from that of as many batches as a row holds features; a
+        number is the step size of W's update as it stands.
 
     batch_size : int, default=100
         Largest number of rows in a batch of an online solver; the rows are cut into batches of

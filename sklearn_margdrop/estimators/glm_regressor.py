@@ -28,6 +28,13 @@ class MarginalizedDropoutGLMRegressor(NumberTarget, BaseMarginalizedGLM):
     where the loss is half the deviance of the `family`. Sparse `X` is never made dense. See the
     :ref:`user guide <glm>`.
 
+    A target of ``family="normal"`` is standardised, column by column, so that its units do not
+    matter to any solver: training sees its distance from the weighted mean, in weighted standard
+    deviations (without `fit_intercept`, the target over its root mean square). The coefficients
+    that minimise the objective are the same. Predictions, `coef_` and `intercept_` are in the
+    units of `y`; the objective is in those of the training, that above over the variance of an
+    output, so that the best constant has the loss 1/2 for each.
+
     Parameters
     ----------
     family : {"normal", "poisson"}, default="normal"
@@ -83,10 +90,9 @@ class MarginalizedDropoutGLMRegressor(NumberTarget, BaseMarginalizedGLM):
 
     learning_rate_init : float or "auto", default="auto"
         Step size of an online solver. `"auto"` is 0.1 for `"sgd"`, over the curvature of the
-        family where that is above 1, and 0.1 standard deviations of a real-valued target for
-        `"adagrad"`. For `"fisher"` it is 1, with the accumulated information starting from that
-        of as many batches as a row holds features; a number is the step size of W's update as it
-        stands.
+        family where that is above 1, and 0.1 for `"adagrad"`. For `"fisher"` it is 1, with the
+        accumulated information starting from that of as many batches as a row holds features; a
+        number is the step size of W's update as it stands.
 
     batch_size : int, default=100
         Largest number of rows in a batch of an online solver; the rows are cut into batches of
@@ -132,8 +138,9 @@ class MarginalizedDropoutGLMRegressor(NumberTarget, BaseMarginalizedGLM):
         Iterations run, over all calls with `warm_start` or `partial_fit`.
 
     loss_curve_ : list of float
-        Objective (loss + penalty + L2) after each iteration of L-BFGS, in nats per sample; for
-        an online solver its mean over the batches of each epoch.
+        Objective (loss + penalty + L2) after each iteration of L-BFGS, in nats per sample (of
+        the standardised target, with ``family="normal"``); for an online solver its mean over the
+        batches of each epoch.
 
     objective_ : float
         The last of them.
@@ -145,14 +152,16 @@ class MarginalizedDropoutGLMRegressor(NumberTarget, BaseMarginalizedGLM):
         Fisher information of each coefficient, the mean of :math:`A''(\eta) x_j^2` over the rows
         that the penalty takes its mean over: the scale that the data give each coefficient. With
         dropout and ``method="quadratic"``, and one column of coefficients, `penalty_` is
-        ``(1 - q) / (2 * q) * (fisher_diagonal_ * coef_**2).sum()`` (W). After `partial_fit`, the
-        mean over all the rows seen, each at the coefficients of its time.
+        ``(1 - q) / (2 * q) * (fisher_diagonal_ * coef_**2).sum()`` (W), over the variance of `y`
+        for ``family="normal"``. After `partial_fit`, the mean over all the rows seen, each at the
+        coefficients of its time.
 
     restart_objectives_ : ndarray of shape (n_fits,)
         The objective that the fit, and each restart, ended at; inf where it failed.
 
     net_ : skorch.NeuralNet
-        The fitted net: ``net_.module_`` is the torch module, ``net_.history`` the record.
+        The fitted net: ``net_.module_`` is the torch module, ``net_.history`` the record. The
+        net itself is in the units of `y`; module and record are in those of the training.
         Predictions are made of `coef_` and `intercept_`, not of its weights.
 
     n_features_in_ : int
@@ -267,6 +276,11 @@ class MarginalizedDropoutGLMRegressor(NumberTarget, BaseMarginalizedGLM):
         self : object
             The fitted estimator.
 
+        Notes
+        -----
+        The units of a target of ``family="normal"`` are those of all rows so far until these are
+        100, and stay as they are then. Predictions do not change where they do.
+
         Examples
         --------
         >>> from sklearn.datasets import load_diabetes
@@ -274,7 +288,7 @@ class MarginalizedDropoutGLMRegressor(NumberTarget, BaseMarginalizedGLM):
         >>> X, y = load_diabetes(return_X_y=True)
         >>> reg = MarginalizedDropoutGLMRegressor(solver="adagrad", random_state=0)
         >>> for chunk in (slice(0, 200), slice(200, 400)):
-        ...     reg = reg.partial_fit(X[chunk], y[chunk] / 100)
+        ...     reg = reg.partial_fit(X[chunk], y[chunk])
         >>> reg.n_iter_
         2
         """

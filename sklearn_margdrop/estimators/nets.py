@@ -13,6 +13,7 @@ from torch import Tensor
 from sklearn_margdrop.ambient import neutral
 from sklearn_margdrop.families import Bernoulli, Family
 from sklearn_margdrop.training import MarginalizedNet
+from sklearn_margdrop.units import conversion
 
 
 class ClassifierNet(ClassifierMixin, MarginalizedNet):
@@ -57,12 +58,33 @@ class ClassifierNet(ClassifierMixin, MarginalizedNet):
 
 
 class RegressorNet(RegressorMixin, MarginalizedNet):
-    """A net for numbers, whose predictions have the shape of the target."""
+    """A net for numbers, whose predictions have the shape and the units of the target."""
 
     @neutral()
     def predict(self, X: Any) -> NDArray[Any]:
         """The mean of the target, shape (n_samples,) or (n_samples, n_outputs)."""
-        return self.decode(torch.from_numpy(self.predict_proba(X))).numpy()
+        return super().decode(torch.from_numpy(self.predict_proba(X))).numpy()
+
+    def encode(self, y: Any) -> Tensor:
+        if self.units_ is not None:
+            y = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+            y = self.units_.encode(y.reshape(len(y), -1))
+        return super().encode(y)
+
+    def decode(self, y: Tensor) -> Tensor:
+        return super().decode(self.in_units(y))
+
+    def take_over(self, previous: MarginalizedNet, incremental: bool = False) -> None:
+        super().take_over(previous, incremental)
+        factor, shift = conversion(previous.units_, self.units_)
+        if (factor == 1).all() and not shift.any():
+            return
+        *_, output = self.module_.linears
+        with torch.no_grad():  # the predictions stay
+            output.weight.mul_(torch.tensor(factor).unsqueeze(1).to(output.weight))
+            if output.bias is not None:
+                bias = output.bias.cpu().double() * torch.tensor(factor) + torch.tensor(shift)
+                output.bias.copy_(bias)
 
 
 def is_indicator(family: Family, n_outputs: int) -> bool:

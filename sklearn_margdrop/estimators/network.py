@@ -35,6 +35,7 @@ from sklearn_margdrop.layers import ACTIVATIONS
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.training import MarginalizedNet
+from sklearn_margdrop.units import Units
 from sklearn_margdrop.validation import (
     check_hidden_layer_sizes,
     check_noise,
@@ -133,10 +134,11 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         if continuing:
             self._check_layers(net)
             net.take_over(self.net_, incremental)
-        elif self.pretrainer is not None:
-            self.pretrainers_ = pretrain(self.pretrainer, net.module_, rows, random_state)
         else:
+            self._start_output(net, rows, incremental)
             self.pretrainers_ = []
+            if self.pretrainer is not None:
+                self.pretrainers_ = pretrain(self.pretrainer, net.module_, rows, random_state)
         if valid is None:
             check_validation(net.callbacks_)
         if rows.unlabeled_share == 0:
@@ -231,7 +233,16 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             **optimizer,
         )
         net.initialize()
+        net.units_ = rows.units
         return net
+
+    def _start_output(self, net: MarginalizedNet, rows: Rows, incremental: bool) -> None:
+        """Let the predictions vary about the mean of the target."""
+        *_, output = net.module_.linears
+        with torch.no_grad():
+            output.bias.copy_(net.criterion_.family.link(self._mean_target(rows, incremental)))
+            # A constant is predicted as it is, and tells the hidden layers nothing.
+            output.weight[self._is_constant(rows)] = 0
 
     def _stopping(self, rows: Rows) -> Stopping:
         if self.early_stopping:
@@ -268,7 +279,11 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     def _fitted_layers(self) -> Layers:
         linears, activations = self.net_.module_.linears, list(self.net_.module_.layers)[1::2]
         weights = [to_array(linear.weight.T) for linear in linears]
-        return weights, [to_array(linear.bias) for linear in linears], activations
+        intercepts = [to_array(linear.bias) for linear in linears]
+        if (units := self._fitted_units) is not None:
+            weights[-1] = (weights[-1] * units.spread).astype(self._dtype())
+            intercepts[-1] = units.decode(intercepts[-1]).astype(self._dtype())
+        return weights, intercepts, activations
 
     def _fitted_network(self) -> NoisyNetwork:
         return self.net_.module_
@@ -305,7 +320,12 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     def _linear_predictor(self, X: MatrixLike) -> Tensor:
         X = self._check_rows(X)
         features = Features(X, self.net_.device, resident=False, dtype=self._dtype())
-        return self.net_.linear_predictor(features)
+        eta, units = self.net_.linear_predictor(features), self.net_.units_
+        return eta if units is None else torch.from_numpy(units.decode(eta.cpu().numpy()))
+
+    @property
+    def _fitted_units(self) -> Units | None:
+        return self.net_.units_
 
     def __getstate__(self) -> dict[str, Any]:
         # The processes of this run are nothing that a saved model can count on.
@@ -324,7 +344,8 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     @property
     def coefs_(self) -> list[NDArray[Any]]:
         """Weights of each layer, a list of arrays of shape (fan_in, fan_out) to read."""
-        return ReadOnlyList(linear.weight.T for linear in self.net_.module_.linears)
+        weights, _, _ = self._fitted_layers()
+        return ReadOnlyList(map(torch.from_numpy, weights))
 
     @coefs_.setter
     def coefs_(self, value: object) -> None:
@@ -333,7 +354,8 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     @property
     def intercepts_(self) -> list[NDArray[Any]]:
         """Intercepts of each layer, a list of arrays of shape (fan_out,) to read."""
-        return ReadOnlyList(linear.bias for linear in self.net_.module_.linears)
+        _, intercepts, _ = self._fitted_layers()
+        return ReadOnlyList(map(torch.from_numpy, intercepts))
 
     @intercepts_.setter
     def intercepts_(self, value: object) -> None:

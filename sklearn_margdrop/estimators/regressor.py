@@ -28,6 +28,12 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
     the loss times the variance that the noise gives the linear predictor. See the
     :ref:`user guide <user_guide>`.
 
+    A target of ``family="normal"`` is standardised, column by column, so that its units do not
+    matter: training sees its distance from the weighted mean of the training rows, in weighted
+    standard deviations. Predictions, `coefs_` and `intercepts_` are in the units of `y`; the
+    objective, and the weights that `alpha` penalises, are in those of the training, where a
+    constant prediction has the loss 1/2 for each output.
+
     Parameters
     ----------
     hidden_layer_sizes : int or array-like of shape (n_hidden,), default=(256,)
@@ -166,8 +172,9 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
         Number of target columns.
 
     coefs_ : list of ndarray of shape (fan_in, fan_out)
-        Weights of each layer, from the input to the output: copies that cannot be written to.
-        The weights themselves are tensors, ``net_.module_.linears[l].weight``.
+        Weights of each layer, from the input to the output, which is in the units of `y`: copies
+        that cannot be written to. The weights themselves are tensors,
+        ``net_.module_.linears[l].weight``, the last in the units of the training.
 
     intercepts_ : list of ndarray of shape (fan_out,)
         Intercepts of each layer, likewise.
@@ -176,8 +183,8 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
         Epochs run, over all calls with `warm_start` or `partial_fit`.
 
     loss_curve_ : list of float
-        Objective (loss + penalty + L2) of each epoch, in nats per sample, averaged over its
-        batches.
+        Objective (loss + penalty + L2) of each epoch, in nats per sample (of the standardised
+        target, with ``family="normal"``), averaged over its batches.
 
     penalty_curve_ : list of float
         The noise penalty's part of it; nan where ``method="sampling"`` noises the loss itself.
@@ -190,7 +197,8 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
         put back others), with `early_stopping`.
 
     net_ : skorch.NeuralNet
-        The fitted net: ``net_.module_`` is the torch module, ``net_.history`` the record.
+        The fitted net: ``net_.module_`` is the torch module, ``net_.history`` the record. The
+        net itself is in the units of `y`; module and record are in those of the training.
 
     pretrainers_ : list of transformer
         The fitted clone of `pretrainer` for each hidden layer; empty where it is None.
@@ -320,6 +328,11 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
         self : object
             The fitted estimator.
 
+        Notes
+        -----
+        The units of a target of ``family="normal"`` are those of all rows so far until these are
+        100, and stay as they are then. Predictions do not change where they do.
+
         Examples
         --------
         >>> from sklearn.datasets import load_diabetes
@@ -327,7 +340,7 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
         >>> X, y = load_diabetes(return_X_y=True)
         >>> reg = MarginalizedDropoutRegressor(random_state=0)
         >>> for chunk in (slice(0, 200), slice(200, 400)):
-        ...     reg = reg.partial_fit(X[chunk], y[chunk] / 100)
+        ...     reg = reg.partial_fit(X[chunk], y[chunk])
         >>> reg.n_iter_
         2
         """

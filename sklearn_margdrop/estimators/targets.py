@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -21,6 +23,7 @@ from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.nets import ClassifierNet, RegressorNet, logits, most_probable
 from sklearn_margdrop.families import FAMILIES, Bernoulli, Categorical, Family
 from sklearn_margdrop.notices import warn
+from sklearn_margdrop.units import Units, check_units, standardised
 from sklearn_margdrop.validation import (
     as_vector,
     check_finite,
@@ -35,6 +38,10 @@ from sklearn_margdrop.validation import (
 Scorer: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], float]
 
 
+#: Rows after which the units of a stream's target stay as they are.
+_ROWS_THAT_SETTLE = 100
+
+
 class LabelTarget(ClassifierMixin):
     """Class labels: bernoulli for two classes, categorical for more."""
 
@@ -45,6 +52,7 @@ class LabelTarget(ClassifierMixin):
     if TYPE_CHECKING:  # the rest of the estimator
 
         def _linear_predictor(self, X: MatrixLike) -> Tensor: ...
+        def _has_location(self) -> bool: ...
         def score(
             self, X: MatrixLike, y: ArrayLike, sample_weight: ArrayLike | None = None
         ) -> float: ...
@@ -90,8 +98,12 @@ class LabelTarget(ClassifierMixin):
         share = self._shares(rows)
         return -float(torch.xlogy(share, share).sum())
 
-    def _target_scale(self, rows: Rows) -> float:
-        return 1.0
+    def _loss_to_beat(self, rows: Rows) -> float:
+        """That of the best constant that the model can predict."""
+        return self._constant_loss(rows) if self._has_location() else math.log(len(self.classes_))
+
+    def _is_constant(self, rows: Rows) -> Tensor:
+        return torch.zeros(self._family()[1], dtype=torch.bool, device=rows.y.device)
 
     def _shares(self, rows: Rows) -> Tensor:
         counts = rows.total(partial(_class_totals, len(self.classes_)))
@@ -103,7 +115,7 @@ class LabelTarget(ClassifierMixin):
         if incremental:  # a chunk is a sample of classes that it need not all hold
             share = (share * len(rows) + 1) / (len(rows) + len(share))
         share = share.clamp(1e-3, 1 - 1e-3)
-        return share[1:] if len(share) == 2 else share
+        return share[1:].reshape(-1) if len(share) == 2 else share
 
     def _scorer(self) -> Scorer:
         return _validation_accuracy
@@ -185,14 +197,18 @@ class NumberTarget(RegressorMixin):
     _stratifies = False
 
     if TYPE_CHECKING:  # the rest of the estimator
+        _fitted_units: Units | None
 
         def _linear_predictor(self, X: MatrixLike) -> Tensor: ...
         def _fitted_family(self) -> Family: ...
+        def _dtype(self) -> type[np.floating]: ...
+        def _has_location(self) -> bool: ...
 
     def _encode_target(
         self, y: ArrayLike, dtype: DTypeLike, continuing: bool, classes: ArrayLike | None
     ) -> np.ndarray:
-        target = _check_target(y, self._target_family(), dtype)
+        family = self._target_family()
+        target = _check_target(y, family, np.float64 if family.standardised else dtype)
         if continuing:
             self._check_columns(target.shape[1])
         self.n_outputs_ = target.shape[1]
@@ -201,6 +217,41 @@ class NumberTarget(RegressorMixin):
     def _check_columns(self, n_columns: int) -> None:
         if n_columns != self.n_outputs_:
             raise ValueError(f"y has {n_columns} columns, but {self.n_outputs_} were fitted.")
+
+    def _in_units(
+        self,
+        y: np.ndarray,
+        weight: np.ndarray,
+        train: np.ndarray,
+        dtype: type[np.floating],
+        continuing: bool,
+        incremental: bool,
+    ) -> tuple[np.ndarray, Units | None]:
+        if not self._target_family().standardised:
+            return y, None
+        seen = Units.of(y[train], weight[train], self._has_location())
+        units = self._units(seen, dtype, continuing, incremental)
+        y = np.where(weight[:, None] > 0, y, units.location)
+        return standardised(y, units, dtype), units
+
+    def _units(self, seen: Units, dtype: DTypeLike, continuing: bool, incremental: bool) -> Units:
+        """What the target is standardised by, given the units of its labelled rows.
+
+        A stream settles on its units once it has seen enough rows.
+        """
+        if continuing:
+            seen = self._known_units().merged(seen)
+        units = seen.settle(_ROWS_THAT_SETTLE if incremental else 1)
+        check_units(units, dtype)
+        return units
+
+    def _known_units(self) -> Units:
+        """Those of the fit so far."""
+        known = self._fitted_units
+        if known is None:  # a model of another family, or of an earlier version
+            zeros, ones = np.zeros(self.n_outputs_), np.ones(self.n_outputs_)
+            return Units(zeros, ones, ones > 0, 0, 0.0)
+        return known if self._has_location() else replace(known, location=0 * known.location)
 
     def _family(self) -> tuple[Family, int]:
         return self._target_family(), self.n_outputs_
@@ -224,16 +275,23 @@ class NumberTarget(RegressorMixin):
             return (mean * len(rows) + 1) / (len(rows) + 1)
         return torch.where(mean > 0, mean, 1e-3)
 
-    def _target_scale(self, rows: Rows) -> float:
-        """The standard deviation of a target that may be in any units."""
-        bounded = self._target_family().lowest == 0
-        return 1.0 if bounded else (2 * self._loss_unit(rows)) ** 0.5
+    def _is_constant(self, rows: Rows) -> Tensor:
+        return (rows.y == rows.y[0]).all(0)
 
     def _constant_loss(self, rows: Rows) -> float:
-        family, total = self._target_family(), float(rows.total(_total_weight))
-        eta = _link(family, _mean(rows))
-        losses = rows.total(partial(_losses_of, family, eta, total))
-        return float(losses.where((rows.y != rows.y[0]).any(0), 0.0).sum())
+        losses = self._losses_at(rows, _link(self._target_family(), _mean(rows)))
+        return abs(float(losses.where(~self._is_constant(rows), 0.0).sum()))
+
+    def _loss_to_beat(self, rows: Rows) -> float:
+        """That of the best constant that the model can predict."""
+        if self._has_location():
+            return self._constant_loss(rows)
+        return float(self._losses_at(rows, torch.zeros_like(rows.y[0])).sum())
+
+    def _losses_at(self, rows: Rows, eta: Tensor) -> Tensor:
+        """The mean loss of each column for a constant linear predictor."""
+        total = float(rows.total(_total_weight))
+        return rows.total(partial(_losses_of, self._target_family(), eta, total))
 
     def _loss_unit(self, rows: Rows) -> float:
         return self._constant_loss(rows) or 1.0
@@ -262,7 +320,8 @@ class NumberTarget(RegressorMixin):
             Predictions, in the shape of the target seen during `fit`.
         """
         eta = check_finite(self._linear_predictor(X))
-        mean: NDArray[Any] = check_finite(self._fitted_family().mean(eta)).cpu().numpy()
+        dtype = torch.from_numpy(np.empty(0, self._dtype())).dtype
+        mean = check_finite(self._fitted_family().mean(eta).to(dtype)).cpu().numpy()
         return mean[:, 0] if self.n_outputs_ == 1 else mean
 
     @neutral()
@@ -289,6 +348,9 @@ class NumberTarget(RegressorMixin):
         check_finite(family.mean(eta))
         target = to_tensor(_check_target(y, family, np.float64), eta.device)
         self._check_columns(target.shape[1])
+        if self._fitted_units is not None:  # the same, in units whose squares are numbers
+            encode = self._fitted_units.encode
+            eta, target = (torch.from_numpy(encode(each.numpy())) for each in (eta, target))
         check_consistent_length(eta, target, sample_weight)
         if len(target) < 2:
             # As scikit-learn's scores do, in their words.
@@ -316,7 +378,7 @@ def _check_target(y: Any, family: Family, dtype: DTypeLike) -> np.ndarray:
             f"y has negative values, which family={family.name!r} does not allow: its targets "
             f"are at least {family.lowest:g}."
         )
-    if family.lowest < 0:
+    if family.lowest < 0 and not family.standardised:
         check_range(y, "y", y.dtype)
     if (y > family.highest).any():
         raise ValueError(

@@ -29,7 +29,8 @@ def penalty_per_sample(
     """The noise penalty R of each row: where the model is sensitive to noise.
 
     R is what noise adds to the loss of a row on average. It needs no label: it is large where the
-    model is uncertain and its linear predictor changes with what is noised.
+    model is uncertain and its linear predictor changes with what is noised. It is a part of the
+    objective: for a regressor of ``family="normal"`` in the units of its standardised target.
 
     Parameters
     ----------

@@ -1,0 +1,102 @@
+"""Whether a fit ended worse than a constant prediction, and what is wrong then."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from sklearn_margdrop.batches import Features, Rows, blocks
+from sklearn_margdrop.optimizers import FisherLBFGS
+from sklearn_margdrop.training import MarginalizedNet
+
+#: A fit is worse than a constant if its loss is so many times as large.
+_CLEARLY = 1.05
+
+#: Standard deviations from the mean beyond which a target has outliers.
+_FAR = 30.0
+
+#: Features should be scaled if they differ by more in their sizes, or lie so many standard
+#: deviations from zero, or, as plain gradient descent takes them as they are, are so large.
+_UNEVEN, _OFF_CENTRE, _LARGE = 100.0, 10.0, 30.0
+
+
+def worse_than_a_constant(net: MarginalizedNet, rows: Rows, constant: float, tol: float) -> str:
+    """A text that says so, and what to change; empty where the fit is better than that.
+
+    Parameters
+    ----------
+    net : MarginalizedNet
+        As the training left it.
+    rows : Rows
+        What it was trained on.
+    constant : float
+        The loss of the best constant.
+    tol : float
+        A difference that does not count.
+    """
+    loss = _loss_reached(net)
+    if not loss > _CLEARLY * constant + tol:
+        return ""
+    changes = []
+    if rows.units is not None and (farthest := float(rows.y.abs().max())) > _FAR:
+        changes.append(
+            f"Leave out outliers or transform y, which has values {farthest:.0f} standard "
+            "deviations from its mean."
+        )
+    if isinstance(rows.features, Features) and _is_unscaled(rows, net):
+        changes.append("Scale the features (StandardScaler or MinMaxScaler).")
+    curve = [epoch["train_loss"] for epoch in net.history]
+    rises = np.diff(curve).max(initial=0.0)
+    if isinstance(net.optimizer_, FisherLBFGS) or len(curve) == 1:
+        pass
+    elif net.n_explosions_ or rises > 0.25 * loss:
+        changes.append(f"Lower learning_rate_init (now {net.lr:g}).")
+    elif np.mean(curve[len(curve) // 2 :]) > 0.98 * np.mean(curve[: len(curve) // 2]):
+        changes.append(f"Raise learning_rate_init (now {net.lr:g}).")
+    if not changes:
+        longer = "Train for longer, or lower tol."
+        early = "Raise n_iter_no_change or validation_fraction, which ended it early."
+        changes.append(longer if net.best_score_ is None else early)
+    return (
+        f"Training ended at a loss of {loss:.3g}, which is worse than a constant prediction "
+        f"({constant:.3g}). {' '.join(changes)}"
+    )
+
+
+def _loss_reached(net: MarginalizedNet) -> float:
+    """That of the weights that were kept; nan where it is not known."""
+    epochs = list(net.history)
+    if not epochs:
+        return math.nan
+    kept, final = epochs[-1], net._final_objective
+    if net.best_score_ is not None:
+        kept, final = max(epochs, key=lambda epoch: epoch.get("valid_score", -math.inf)), None
+    elif net.stop_reason_ == "diverged":
+        kept, final = min(epochs, key=lambda epoch: epoch["train_loss"]), None
+    objective = kept["train_loss"] if final is None else final
+    # What weights and noise cost says nothing of the predictions. (Where the loss itself is
+    # noised, the penalty is nan.)
+    squares = sum(float(layer.weight.detach().square().sum()) for layer in net.module_.linears)
+    l2 = 0.5 * net.criterion_.alpha * squares
+    return float(objective - l2 - np.nan_to_num(kept["penalty"]))
+
+
+def _is_unscaled(rows: Rows, net: MarginalizedNet) -> bool:
+    index: Any = blocks(len(rows), rows.features.shape[1])[0]
+    x = rows.features.on_host(index if rows.index is None else rows.index[index])
+    if not isinstance(x, np.ndarray):
+        squares, counts = (np.asarray(each.sum(0)).ravel() for each in (x.power(2), x != 0))
+        sizes = np.sqrt(squares[counts > 0] / counts[counts > 0])
+    else:
+        x = x.astype(np.float64)
+        spread = x.std(0)
+        if (np.abs(x.mean(0))[spread > 0] > _OFF_CENTRE * spread[spread > 0]).any():
+            return True
+        sizes = np.sqrt(np.square(x).mean(0))
+    sizes = sizes[sizes > 0]
+    uneven = bool(len(sizes)) and sizes.max() > _UNEVEN * sizes.min()
+    plain = isinstance(net.optimizer_, torch.optim.SGD)
+    return bool(uneven or (plain and (sizes > _LARGE).any()))
