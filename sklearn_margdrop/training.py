@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Self, TypeAlias
 
 import torch
-from skorch.callbacks import Callback, EarlyStopping, EpochScoring, EpochTimer, LRScheduler
+from skorch.callbacks import Callback, EarlyStopping, EpochScoring, EpochTimer
 from skorch.helper import predefined_split
 from skorch.history import History
 from skorch.utils import TeeGenerator
@@ -24,13 +24,14 @@ from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
 from sklearn_margdrop.prediction import PredictingNet
 from sklearn_margdrop.recording import RecordingNet
 from sklearn_margdrop.saving import net_state, restore_net
+from sklearn_margdrop.schedules import SchedulingNet
 from sklearn_margdrop.stability import MOST_RETURNS, EpochMeans, StopTraining, Watch
 
 #: What skorch runs for each batch.
 StepFunction: TypeAlias = Callable[..., dict[str, Any]]
 
 
-class MarginalizedNet(RecordingNet, PredictingNet):
+class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
     """A skorch net that trains a :class:`NoisyNetwork` on an :class:`Objective`.
 
     An epoch is recorded in ``history`` as ``train_loss`` (the objective), ``penalty`` and, with
@@ -90,11 +91,9 @@ class MarginalizedNet(RecordingNet, PredictingNet):
     history: History
     stop_reason_: str
     best_score_: float | None
-    schedules_: dict[str, tuple[str, dict[str, Any]]]
     has_learned_: bool
     ending_: str | None  # the reason to end after the present epoch
     n_explosions_: int
-    rate_factor_: float
     callbacks_: list[tuple[str, Any]]
     order_generator_: torch.Generator
     _watch: Watch | None
@@ -217,33 +216,6 @@ class MarginalizedNet(RecordingNet, PredictingNet):
         # The streams of two kinds of device have nothing in common.
         if self.generator_.device.type == previous.generator_.device.type:
             self.generator_.set_state(previous.generator_.get_state())
-
-    def _take_over_rates(self, previous: MarginalizedNet) -> None:
-        self.rate_factor_ = previous.rate_factor_
-        schedules = any(isinstance(callback, LRScheduler) for _, callback in self.callbacks_)
-        groups = [getattr(net.optimizer_, "param_groups", []) for net in (self, previous)]
-        for group, old in zip(*groups, strict=False):
-            initial = old.get("initial_lr", old["lr"])
-            # Schedulers among the callbacks go on from where they were.
-            group.update(lr=old["lr"] if schedules else initial, initial_lr=initial)
-
-    def _schedulers(self) -> list[tuple[str, Any]]:
-        """The learning rate schedules among the callbacks, by their names."""
-        found = [(name, getattr(each, "lr_scheduler_", None)) for name, each in self.callbacks_]
-        return [(name, scheduler) for name, scheduler in found if scheduler is not None]
-
-    def _go_on_with_schedules(self, rates: list[float]) -> None:
-        """From where they were at the end of the previous call: skorch has made them anew."""
-        groups = getattr(self.optimizer_, "param_groups", [])
-        for name, scheduler in self._schedulers():
-            kind, state = self.schedules_.get(name, ("", {}))
-            if kind == type(scheduler).__qualname__:
-                scheduler.load_state_dict(state)
-                if hasattr(scheduler, "base_lrs"):
-                    scheduler.base_lrs = [group["initial_lr"] for group in groups]
-                scheduler._last_lr = list(rates)
-                for group, rate in zip(groups, rates, strict=True):
-                    group["lr"] = rate
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
         if method_name in ("on_epoch_begin", "on_epoch_end"):
@@ -443,15 +415,6 @@ class MarginalizedNet(RecordingNet, PredictingNet):
     def copy_weights(self) -> dict[str, Tensor]:
         """The present state of the module."""
         return {name: w.clone() for name, w in self.module_.state_dict().items()}
-
-    def _scale_rate(self, factor: float) -> None:
-        self.rate_factor_ *= factor
-        for group in self.optimizer_.param_groups:
-            for name in {"lr", "initial_lr"} & group.keys():
-                group[name] *= factor
-        for _, scheduler in self._schedulers():
-            if hasattr(scheduler, "base_lrs"):
-                scheduler.base_lrs = [factor * rate for rate in scheduler.base_lrs]
 
     def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
         optimizer, objective = self.optimizer_, self.criterion_

@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.base import _fit_context
 from sklearn.callback import CallbackSupportMixin, with_callbacks
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
@@ -27,14 +26,13 @@ from sklearn_margdrop.callbacks import FitTasks
 from sklearn_margdrop.checkpoints import Checkpoints
 from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.data_parallel import check_accelerator, is_main_process, shared_seed
-from sklearn_margdrop.estimators.advice import worse_than_a_constant
 from sklearn_margdrop.estimators.atomic import Atomic, Outcome
 from sklearn_margdrop.estimators.dask_data import is_dask
+from sklearn_margdrop.estimators.ending import Ending
 from sklearn_margdrop.estimators.export import ExportMixin
 from sklearn_margdrop.estimators.html import DiagramMixin
 from sklearn_margdrop.fingerprint import describe, digest
 from sklearn_margdrop.networks import NoisyNetwork
-from sklearn_margdrop.notices import warn
 from sklearn_margdrop.sparse import has_duplicates
 from sklearn_margdrop.training import MarginalizedNet
 from sklearn_margdrop.units import Units
@@ -81,7 +79,7 @@ class Data(NamedTuple):
 
 
 class BaseMarginalizedEstimator(
-    Atomic, ExportMixin, CallbackSupportMixin, DiagramMixin, metaclass=ABCMeta
+    Atomic, Ending, ExportMixin, CallbackSupportMixin, DiagramMixin, metaclass=ABCMeta
 ):
     """Base of all estimators.
 
@@ -146,26 +144,6 @@ class BaseMarginalizedEstimator(
     @abstractmethod
     def _dtype(self) -> type[np.floating]:
         """The dtype of the fitted parameters."""
-
-    @abstractmethod
-    def _diverged(self, net: MarginalizedNet) -> str:
-        """What to say when the objective or the parameters are not finite."""
-
-    @abstractmethod
-    def _not_converged(self) -> str:
-        """What to say when `max_iter` was too small."""
-
-    def _where(self, net: MarginalizedNet) -> str:
-        """What was interrupted."""
-        return f"{self._step} {net.n_epochs + 1}"
-
-    def _stalled(self, net: MarginalizedNet, rows: Rows) -> str:
-        """What to say when the training got no nearer to what `tol` asks for."""
-        objective, lowest = net.history[-1, "train_loss"], min(net.history[:, "train_loss"])
-        return (
-            f"Training stopped at an objective of {objective:.3g} that had been lower before "
-            f"({lowest:.3g}): the last {self._step}s led nowhere. Lower learning_rate_init."
-        )
 
     @typed(_fit_context(prefer_skip_nested_validation=False))
     def fit(
@@ -301,42 +279,6 @@ class BaseMarginalizedEstimator(
             identity["the start"] = describe(start)
         return Checkpoints(self.checkpoint, identity, random_state)
 
-    def _warn(self, net: MarginalizedNet, incremental: bool, rows: Rows) -> None:
-        category, message = ConvergenceWarning, None
-        if net.stop_reason_ == "diverged":
-            message = self._diverged(net) + " The best weights so far were kept."
-        elif net.stop_reason_ == "interrupted":
-            category = UserWarning
-            message = (
-                f"Training was interrupted by the user in {self._where(net)}; the "
-                "estimator keeps the weights it had reached."
-            )
-        elif net.stop_reason_ == "max_iter" and not incremental:
-            message = self._not_converged()
-        elif net.stop_reason_ == "stalled" and not net.n_explosions_:
-            message = self._stalled(net, rows)
-        if not incremental:
-            slack = self.tol * self._loss_unit(rows)
-            worse = worse_than_a_constant(net, rows, self._loss_to_beat(rows), slack)
-            message = " ".join(filter(None, (message, worse)))
-        if net.n_explosions_ and net.stop_reason_ != "diverged":
-            exploded = (
-                f"The objective exploded {net.n_explosions_} time(s), and training went back to "
-                f"the best weights so far each time. Set learning_rate_init to at most "
-                f"{self.learning_rate_init * net.rate_factor_:.3g}, where it ended, or weaken the "
-                "noise."
-            )
-            warn(exploded, ConvergenceWarning)
-        if message:
-            warn(message, category)
-        lost = None if incremental else self._lost(rows)
-        if lost is not None:
-            warn(lost, ConvergenceWarning)
-
-    def _lost(self, rows: Rows) -> str | None:
-        """What to say when the precision of the data is not enough for them."""
-        return None
-
     def _n_tasks(self) -> int:
         """The most epochs or iterations of a fit."""
         return self.max_iter
@@ -353,9 +295,6 @@ class BaseMarginalizedEstimator(
         chosen = {name: _safe_indexing(data[name], index) for name in ("X", "y")}
         weights = {k: _safe_indexing(v, index) for k, v in data["metadata"].items()}
         return {**chosen, "metadata": weights}
-
-    #: What a step of the training is called.
-    _step = "epoch"
 
     #: Whether sparse data stay sparse, batch by batch.
     _keeps_sparse = False
@@ -495,10 +434,6 @@ class BaseMarginalizedEstimator(
     def _has_location(self) -> bool:
         """Whether an intercept makes up for the mean of the target."""
         return bool(getattr(self, "fit_intercept", True))
-
-    def _loss_unit(self, rows: Rows) -> float:
-        """What the tolerance of the objective is measured in, in nats."""
-        return 1.0
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Parameters that are younger than a pickle have their defaults.

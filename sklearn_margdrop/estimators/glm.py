@@ -106,14 +106,15 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
         self,
         data: Any,
         device: torch.device,
+        continuing: bool,
         incremental: bool,
         random_state: np.random.RandomState,
     ) -> tuple[Rows, Rows | None]:
         rows, valid = data, None
         if not isinstance(data, Rows):
-            rows, valid = super()._rows(data, device, incremental, random_state)
+            rows, valid = super()._rows(data, device, continuing, incremental, random_state)
         # The first rows of a stream decide.
-        goes_on = incremental and self.__sklearn_is_fitted__()
+        goes_on = continuing and incremental
         if rows.features.dtype == np.float32 and device.type != "mps" and not goes_on:
             rows = rows.widened() if len(self._far_columns(rows)) else rows
         return rows, valid

@@ -1,14 +1,17 @@
-"""Whether a fit ended worse than a constant prediction, and what is wrong then."""
+"""How a fit ended: what users are told, and what they can change."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_margdrop.batches import Features, Rows, blocks
+from sklearn_margdrop.notices import warn
 from sklearn_margdrop.optimizers import FisherLBFGS
 from sklearn_margdrop.training import MarginalizedNet
 
@@ -21,6 +24,80 @@ _FAR = 30.0
 #: Features should be scaled if they differ by more in their sizes, or lie so many standard
 #: deviations from zero, or, as plain gradient descent takes them as they are, are so large.
 _UNEVEN, _OFF_CENTRE, _LARGE = 100.0, 10.0, 30.0
+
+
+class Ending:
+    """The part of an estimator that warns where a fit did not reach what it promises."""
+
+    tol: float
+    learning_rate_init: Any
+
+    #: What a step of the training is called.
+    _step = "epoch"
+
+    def _loss_unit(self, rows: Rows) -> float:
+        """What the tolerance of the objective is measured in, in nats."""
+        return 1.0
+
+    @abstractmethod
+    def _loss_to_beat(self, rows: Rows) -> float:
+        """The loss of the best constant prediction."""
+
+    @abstractmethod
+    def _diverged(self, net: MarginalizedNet) -> str:
+        """What to say when the objective or the parameters are not finite."""
+
+    @abstractmethod
+    def _not_converged(self) -> str:
+        """What to say when `max_iter` was too small."""
+
+    def _where(self, net: MarginalizedNet) -> str:
+        """What was interrupted."""
+        return f"{self._step} {net.n_epochs + 1}"
+
+    def _stalled(self, net: MarginalizedNet, rows: Rows) -> str:
+        """What to say when the training got no nearer to what `tol` asks for."""
+        objective, lowest = net.history[-1, "train_loss"], min(net.history[:, "train_loss"])
+        return (
+            f"Training stopped at an objective of {objective:.3g} that had been lower before "
+            f"({lowest:.3g}): the last {self._step}s led nowhere. Lower learning_rate_init."
+        )
+
+    def _warn(self, net: MarginalizedNet, incremental: bool, rows: Rows) -> None:
+        category, message = ConvergenceWarning, None
+        if net.stop_reason_ == "diverged":
+            message = self._diverged(net) + " The best weights so far were kept."
+        elif net.stop_reason_ == "interrupted":
+            category = UserWarning
+            message = (
+                f"Training was interrupted by the user in {self._where(net)}; the "
+                "estimator keeps the weights it had reached."
+            )
+        elif net.stop_reason_ == "max_iter" and not incremental:
+            message = self._not_converged()
+        elif net.stop_reason_ == "stalled" and not net.n_explosions_:
+            message = self._stalled(net, rows)
+        if not incremental:
+            slack = self.tol * self._loss_unit(rows)
+            worse = worse_than_a_constant(net, rows, self._loss_to_beat(rows), slack)
+            message = " ".join(filter(None, (message, worse)))
+        if net.n_explosions_ and net.stop_reason_ != "diverged":
+            exploded = (
+                f"The objective exploded {net.n_explosions_} time(s), and training went back to "
+                f"the best weights so far each time. Set learning_rate_init to at most "
+                f"{self.learning_rate_init * net.rate_factor_:.3g}, where it ended, or weaken the "
+                "noise."
+            )
+            warn(exploded, ConvergenceWarning)
+        if message:
+            warn(message, category)
+        lost = None if incremental else self._lost(rows)
+        if lost is not None:
+            warn(lost, ConvergenceWarning)
+
+    def _lost(self, rows: Rows) -> str | None:
+        """What to say when the precision of the data is not enough for them."""
+        return None
 
 
 def worse_than_a_constant(net: MarginalizedNet, rows: Rows, constant: float, tol: float) -> str:
