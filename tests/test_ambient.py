@@ -510,6 +510,7 @@ def test_partitions_are_evaluated_alike_by_every_worker():
                 np.zeros(0),
                 np.ones(()),
                 Scales(1 / 40, 1 / 40, 0.0),
+                None,
             )
             yield call(bundle, "evaluate", message).tolist()
             yield call(bundle, "curvature", (*message, options)).tolist()

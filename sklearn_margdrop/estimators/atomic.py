@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from sklearn_margdrop.ambient import neutral
 from sklearn_margdrop.memory import is_out_of_memory, with_advice
 from sklearn_margdrop.training import MarginalizedNet
 
@@ -50,7 +51,8 @@ class Atomic:
         before = self.__dict__
         try:
             self.__dict__ = after = before.copy()
-            changes, warning = self._fit_anew(*arguments)
+            with neutral():
+                changes, warning = self._fit_anew(*arguments)
             self.__dict__ = before
         except BaseException as error:
             self.__dict__ = before

@@ -133,6 +133,8 @@ def worse_than_a_constant(net: MarginalizedNet, rows: Rows, constant: float, tol
         changes.append(f"Lower learning_rate_init (now {net.lr:g}).")
     elif np.mean(curve[len(curve) // 2 :]) > 0.98 * np.mean(curve[: len(curve) // 2]):
         changes.append(f"Raise learning_rate_init (now {net.lr:g}).")
+    if net.stop_reason_ == "stopped":
+        changes.append("A callback ended it: let it wait for longer.")
     if not changes:
         longer = "Train for longer, or lower tol."
         early = "Raise n_iter_no_change or validation_fraction, which ended it early."

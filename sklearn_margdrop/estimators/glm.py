@@ -218,10 +218,14 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
                 else GradientStopping(self.tol * unit**0.5)
             )
         optimizer = {
-            "lbfgs": FisherLBFGS,
-            "sgd": torch.optim.SGD,
-            "adagrad": torch.optim.Adagrad,
-            "fisher": Fisher,
+            "lbfgs": {"optimizer": FisherLBFGS},
+            "sgd": {"optimizer": torch.optim.SGD},
+            # The intercept starts where its gradient is zero: rounding is not to become a step.
+            "adagrad": {
+                "optimizer": torch.optim.Adagrad,
+                "optimizer__initial_accumulator_value": 1e-10,
+            },
+            "fisher": {"optimizer": Fisher},
         }[self.solver]
         net: MarginalizedNet = self._net(
             module__layer_sizes=(n_features, n_outputs),
@@ -241,7 +245,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             device=str(rows.features.device),
             seed=seed,
             verbose=int(self.verbose),
-            optimizer=optimizer,
+            **optimizer,
         )
         net.initialize()
         net.units_ = rows.units
