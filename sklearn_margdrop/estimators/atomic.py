@@ -11,7 +11,6 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from sklearn_margdrop.ambient import neutral
 from sklearn_margdrop.memory import is_out_of_memory, with_advice
 from sklearn_margdrop.training import MarginalizedNet
 
@@ -51,8 +50,7 @@ class Atomic:
         before = self.__dict__
         try:
             self.__dict__ = after = before.copy()
-            with neutral():
-                changes, warning = self._fit_anew(*arguments)
+            changes, warning = self._fit_anew(*arguments)
             self.__dict__ = before
         except BaseException as error:
             self.__dict__ = before
