@@ -70,6 +70,7 @@ DOCUMENTED = {
     "negative targets": r"^y has negative values, which family='poisson'",
     "large targets": r"^y has values above .*, which family='poisson'",
     "values beyond the dtype": r"^\w+ has values of up to .*whose squares are too",
+    "units of a target": r"^y (has values of .*Scale y|varies by .*resolve|is up to .*as far)",
     "checkpoint of a stream": r"^partial_fit writes no checkpoint",
     "checkpoint of another fit": r"is of another fit; these differ",
     "checkpoint of a longer fit": r"epochs behind it, more than max_iter=",
@@ -265,7 +266,10 @@ def make_target(data, estimator, family, rows, rng):
             return pd.Series(pd.Categorical(y))
     else:
         y = rng.normal(size=(rows, data.outputs) if data.outputs else rows)
-        y = np.floor(np.abs(y) * 3) if family == "poisson" else y * data.target_scale
+        if family == "poisson":
+            y = np.floor(np.abs(y) * 3)
+        else:
+            y = (y + data.target_mean) * data.target_scale
     if y.ndim == 1 and data.target_container == "column":
         return y[:, None]
     if data.target_container == "list":

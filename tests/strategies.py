@@ -45,6 +45,7 @@ class Data:
     classes: int = 2
     outputs: int = 0  # 0 is a vector
     target_scale: float = 1.0
+    target_mean: float = 0.0  # in units of the scale
     target_container: str = "array"
     weights: str | None = None  # "random", "zeros", "counts", "list"
     unlabeled: int | None = None
@@ -212,6 +213,7 @@ def _draw_data(choose, estimator, wide):
         classes=choose.choice([2, 3]) if few else choose.choice([2, 3, 5, 12, 40]),
         outputs=choose.choice([0, 0, 0, 1, 2, 5]) if estimator in REGRESSORS else 0,
         target_scale=10.0 ** choose.choice([0, 0, 0, choose.randint(-exponent, exponent)]),
+        target_mean=choose.choice([0, 0, -1, 1]) * 10.0 ** choose.randint(0, 6),
         target_container=choose.choice(TARGET_CONTAINERS),
         weights=choose.choice([None, None, "random", "zeros", "counts", "list", "float32"]),
         unlabeled=choose.choice([None, None, None, 1, 7, 100]),

@@ -451,6 +451,10 @@ def test_networks_start_at_the_mean_of_the_target(incremental):
     shares = np.array([np.average(thirds == k, weights=weight) for k in range(3)])
     shares = (shares * 150 + 1) / 153 if incremental else shares
     assert_allclose(np.exp(bias), shares, rtol=1e-9)
+    bias = begun(MarginalizedDropoutClassifier(**still), (Z > 0).astype(int)).intercepts_[-1]
+    shares = weight @ (Z > 0) / weight.sum()
+    shares = (shares * 150 + 1) / 152 if incremental else shares
+    assert_allclose(bias, np.log(shares / (1 - shares)), rtol=1e-9)
     counts = rng.poisson(300, size=(150, 2))
     bias = begun(MarginalizedDropoutRegressor(family="poisson", **still), counts).intercepts_[-1]
     mean = weight @ counts / weight.sum()

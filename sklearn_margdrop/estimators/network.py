@@ -37,6 +37,7 @@ from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.training import MarginalizedNet
 from sklearn_margdrop.units import Units
 from sklearn_margdrop.validation import (
+    check_finite,
     check_hidden_layer_sizes,
     check_noise,
     check_sites,
@@ -321,7 +322,9 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         X = self._check_rows(X)
         features = Features(X, self.net_.device, resident=False, dtype=self._dtype())
         eta, units = self.net_.linear_predictor(features), self.net_.units_
-        return eta if units is None else torch.from_numpy(units.decode(eta.cpu().numpy()))
+        if units is None:
+            return eta
+        return torch.from_numpy(units.decode(check_finite(eta).cpu().numpy()))
 
     @property
     def _fitted_units(self) -> Units | None:
