@@ -204,7 +204,9 @@ def make_features(data, rows, rng):
         X = np.floor(np.abs(X) * 3)
     elif data.columns_kind == "unit":
         X = np.clip(np.abs(X), 0, 1)
-    X = X * (1 if data.columns_kind == "unit" else data.scale)
+    elif data.columns_kind == "one-hot":
+        X = np.eye(data.columns)[rng.randint(data.columns, size=rows)]
+    X = (X + data.shift) * (1 if data.columns_kind == "unit" else data.scale)
     if data.dtype in ("int64", "int8", "uint8"):
         limits = np.iinfo("int32" if data.dtype == "int64" else data.dtype)
         return np.clip(np.round(X), limits.min, limits.max).astype(data.dtype)
@@ -257,11 +259,13 @@ def contain(X, container, folder):
     return X
 
 
-def make_target(data, estimator, family, rows, rng):
+def make_target(data, estimator, family, X, rng):
     """Labels, each class as often as it fits, or numbers."""
+    rows = len(X)
     if estimator in CLASSIFIERS:
-        labels = data_labels(data)
-        y = labels[rng.permutation(np.arange(rows) % len(labels))]
+        labels, codes = data_labels(data), np.arange(rows) % data.classes
+        order = np.argsort(np.asarray(X[:, 0], float)) if data.separable else rng.permutation(rows)
+        y = labels[(np.sort(codes) if data.separable else codes)[np.argsort(order)]]
         if data.labels == "category" and data.target_container == "pandas":
             return pd.Series(pd.Categorical(y))
     else:
@@ -358,7 +362,7 @@ class Play:
         self.is_classifier = configuration.estimator in CLASSIFIERS
         self.dense = make_features(data, data.rows, rng)
         family = configuration.parameters.get("family", "normal")
-        y = make_target(data, configuration.estimator, family, data.rows, rng)
+        y = make_target(data, configuration.estimator, family, self.dense, rng)
         self.given = {"X": contain(self.dense, data.container, folder), "y": y}
         self.given["sample_weight"] = make_weights(data.weights, data.rows, rng)
         if data.unlabeled is not None:

@@ -23,6 +23,9 @@ CONTAINERS = (
     *("memmap", "memmap r+", "csr_matrix", "csr_array", "csc_matrix", "csc_array"),
     *("coo_matrix", "coo_array", "csr duplicates", "csr int64"),
 )
+COLUMNS = (
+    *("plain", "plain", "constant", "zero", "duplicate", "unequal", "counts", "unit", "one-hot"),
+)
 DTYPES = "float64", "float32", "float16", "int64", "int8", "uint8", "bool", "object"
 LABELS = "int", "str", "bool", "float", "object", "negative int", "category"
 TARGET_CONTAINERS = "array", "list", "pandas", "polars", "column", "readonly"
@@ -37,13 +40,15 @@ class Data:
     rows: int = 20
     columns: int = 3
     scale: float = 1.0
+    shift: float = 0.0  # of the columns, in their spreads
     density: float = 1.0
-    columns_kind: str = "plain"  # or "constant", "zero", "duplicate", "unequal", "counts"
+    columns_kind: str = "plain"  # or another of `COLUMNS`
     dtype: str = "float64"
     container: str = "array"
     labels: str = "int"
     classes: int = 2
     outputs: int = 0  # 0 is a vector
+    separable: bool = False  # whether a column tells the class
     target_scale: float = 1.0
     target_mean: float = 0.0  # in units of the scale
     target_container: str = "array"
@@ -203,15 +208,15 @@ def _draw_data(choose, estimator, wide):
         rows=rows,
         columns=columns,
         scale=10.0 ** choose.choice([0, 0, 0, choose.randint(-exponent, exponent)]),
+        shift=choose.choice([0.0, 0.0, 0.0, 10.0 ** choose.randint(-1, 6)]),
         density=choose.choice([1.0, 1.0, 0.3, 0.05]),
-        columns_kind=choose.choice(
-            ["plain", "plain", "constant", "zero", "duplicate", "unequal", "counts", "unit"]
-        ),
+        columns_kind=choose.choice(COLUMNS),
         dtype=choose.choice(DTYPES) if choose.random() > 0.5 else "float64",
         container=container,
         labels=choose.choice(LABELS),
         classes=choose.choice([2, 3]) if few else choose.choice([2, 3, 5, 12, 40]),
         outputs=choose.choice([0, 0, 0, 1, 2, 5]) if estimator in REGRESSORS else 0,
+        separable=choose.random() > 0.5,
         target_scale=10.0 ** choose.choice([0, 0, 0, choose.randint(-exponent, exponent)]),
         target_mean=choose.choice([0, 0, -1, 1]) * 10.0 ** choose.randint(0, 6),
         target_container=choose.choice(TARGET_CONTAINERS),
