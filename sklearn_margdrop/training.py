@@ -301,8 +301,12 @@ class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
         if isinstance(dataset, Subset) and isinstance(dataset.dataset, Rows):
             dataset = dataset.dataset.subset(torch.as_tensor(dataset.indices, device="cpu"))
         if not isinstance(dataset, Rows):
-            loader: Iterable[Any] = super().get_iterator(dataset, training)
-            return loader
+            loader: Any = super().get_iterator(dataset, training)
+            if getattr(loader, "generator", self) is None:
+                # It would draw a seed for its workers from torch's global one.
+                loader.generator = torch.Generator("cpu")
+            found: Iterable[Any] = loader
+            return found
         if not training:
             return [dataset]
         self._epoch_batches = self._batches(dataset, self.order_generator_)

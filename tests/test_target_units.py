@@ -451,7 +451,8 @@ def test_networks_start_at_the_mean_of_the_target(incremental):
     shares = np.array([np.average(thirds == k, weights=weight) for k in range(3)])
     shares = (shares * 150 + 1) / 153 if incremental else shares
     assert_allclose(np.exp(bias), shares, rtol=1e-9)
-    bias = begun(MarginalizedDropoutClassifier(**still), (Z > 0).astype(int)).intercepts_[-1]
+    several = (Z > 0).astype(int)
+    bias = begun(MarginalizedDropoutClassifier(**still), several, [0, 1, 2]).intercepts_[-1]
     shares = weight @ (Z > 0) / weight.sum()
     shares = (shares * 150 + 1) / 152 if incremental else shares
     assert_allclose(bias, np.log(shares / (1 - shares)), rtol=1e-9)

@@ -48,6 +48,13 @@ def _last_objective(net: MarginalizedNet) -> float:
     return float(net.history[-1, "train_loss"]) if ended_well else np.inf
 
 
+def _first_of(rows: Rows) -> Batch:
+    """All of them if they are sparse, or as many of the first as are made dense at a time."""
+    if rows.features.is_sparse:
+        return rows.batch(slice(0, len(rows)))
+    return rows.batch(blocks(len(rows), rows.features.shape[1])[0])
+
+
 def is_online(estimator: Any) -> bool:
     """Whether the solver takes the rows as they come, so that there is a `partial_fit`."""
     if estimator.solver == "lbfgs":
@@ -183,6 +190,8 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             else:
                 self._start(net, rows, incremental, at_random=attempt > 0)
             self._find_centre(net, rows, continuing)
+            if isinstance(net.optimizer_, torch.optim.Adagrad) and not continuing:
+                self._bound_steps(net, rows)
             if isinstance(net.optimizer_, Fisher) and self.learning_rate_init == "auto":
                 self._damp(net, rows, incremental)
             if isinstance(net.optimizer_, FisherLBFGS):
@@ -218,14 +227,10 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
                 else GradientStopping(self.tol * unit**0.5)
             )
         optimizer = {
-            "lbfgs": {"optimizer": FisherLBFGS},
-            "sgd": {"optimizer": torch.optim.SGD},
-            # The intercept starts where its gradient is zero: rounding is not to become a step.
-            "adagrad": {
-                "optimizer": torch.optim.Adagrad,
-                "optimizer__initial_accumulator_value": 1e-10,
-            },
-            "fisher": {"optimizer": Fisher},
+            "lbfgs": FisherLBFGS,
+            "sgd": torch.optim.SGD,
+            "adagrad": torch.optim.Adagrad,
+            "fisher": Fisher,
         }[self.solver]
         net: MarginalizedNet = self._net(
             module__layer_sizes=(n_features, n_outputs),
@@ -245,7 +250,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             device=str(rows.features.device),
             seed=seed,
             verbose=int(self.verbose),
-            **optimizer,
+            optimizer=optimizer,
         )
         net.initialize()
         net.units_ = rows.units
@@ -283,6 +288,18 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             return rate / max(1.0, float(family.curvature(family.link(mean)).max()))
         return rate
 
+    def _bound_steps(self, net: MarginalizedNet, rows: Rows) -> None:
+        """Let the first steps of AdaGrad be at most those of Newton's method.
+
+        It divides by what the gradients have been. That is rounding, which would become whole
+        steps, where an intercept starts from the best constant prediction.
+        """
+        if not self.fit_intercept:
+            return
+        curvature = self._curvature(net, _first_of(rows))
+        for parameter, each in zip(net.module_.parameters(), curvature, strict=True):
+            net.optimizer_.state[parameter]["sum"].copy_((net.lr * each).square())
+
     def _damp(self, net: MarginalizedNet, rows: Rows, incremental: bool) -> None:
         """Let the Fisher solver start as if it had seen as many batches as a row has features.
 
@@ -292,11 +309,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
         known = [state["sum"] > 0 for state in net.optimizer_.state.values()]
         if all(each.all() for each in known):
             return  # it goes on from the information of an earlier call
-        block = slice(0, len(rows))
-        if not rows.features.is_sparse:
-            block = blocks(len(rows), rows.features.shape[1])[0]
-        batch = rows.batch(block)
-        mean_curvature = partial(net.criterion_.mean_curvature, net.module_, batch)
+        mean_curvature = partial(net.criterion_.mean_curvature, net.module_, _first_of(rows))
         squares, *intercept = mean_curvature(centre=net.module_.centre)
         occurrences, *_ = mean_curvature(lambda x: x.sign().square())
         curvature = mean_curvature(torch.ones_like)[0].mean(1)
