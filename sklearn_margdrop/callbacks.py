@@ -169,8 +169,8 @@ class Stopping(Callback):
 
     Notes
     -----
-    Where the loss is clearly above its lowest value then, the training ends as "stalled", else as
-    "converged".
+    Where the latest losses are clearly above the lowest one then, the training ends as "stalled",
+    else as "converged".
     """
 
     def __init__(self, monitor: str, tol: float, patience: float):
@@ -181,6 +181,7 @@ class Stopping(Callback):
     def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         self.best_ = -math.inf
         self.misses_ = self.explosions_ = 0
+        self.latest_: list[float] = []
         self.best_weights_: dict[str, Tensor] | None = None
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
@@ -191,14 +192,18 @@ class Stopping(Callback):
         missed = value <= self.best_ + self.tol and net.n_explosions_ == self.explosions_
         self.misses_ = self.misses_ + 1 if missed else 0
         self.explosions_ = net.n_explosions_
+        n_latest = 2 if math.isinf(self.patience) else max(2, int(self.patience) // 2)
+        self.latest_ = [*self.latest_, value][-n_latest:]
         if value > self.best_:
             self.best_ = value
             if keep_best:
                 self.best_weights_ = net.copy_weights()
         if self.misses_ > self.patience:
-            # Losses of epochs scatter; one that is clearly above the best has been going up.
+            # Losses of epochs scatter; where all of the latest are clearly above the best, they
+            # have been going up.
             limit = self.best_ - _SCATTER * abs(self.best_) - 10 * self.tol
-            net.ending_ = "converged" if keep_best or value >= limit else "stalled"
+            has_settled = keep_best or max(self.latest_) >= limit
+            net.ending_ = "converged" if has_settled else "stalled"
 
     def on_train_end(self, net: NeuralNet, **kwargs: Any) -> None:
         if self.best_weights_ is not None:

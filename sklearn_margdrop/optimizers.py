@@ -37,7 +37,10 @@ class FisherLBFGS:
     Attributes
     ----------
     decrement : float
-        The norm of the gradient where the curvature is one, at the end of the last step.
+        The norm of the gradient where the curvature is one, at the end of the last step: half its
+        square is about how far above its minimum the objective is. It is the larger one of the
+        norms by the diagonal and by what the steps have told of the curvature, which falls where
+        predictions become confident.
     stalled : bool
         Whether the rest is rounding: the last step found nothing lower, or the last twenty neither
         the lowest value nor the smallest decrement so far.
@@ -67,6 +70,7 @@ class FisherLBFGS:
         self.lr = lr
         self.history_size = history_size
         self._slots: list[int] = []
+        self._planned: tuple[int, float] | None = None
         self._value: float | None = None
         self.decrement = math.inf
         self.stalled = False
@@ -131,7 +135,7 @@ class FisherLBFGS:
         self._steps = self._x.new_empty(self.history_size + 1, len(self._x))
         self._changes = torch.empty_like(self._steps)
         self._slots = []
-        self._value = None
+        self._planned = self._value = None
         self._lowest = math.inf, math.inf  # value and decrement
         self._n_fruitless = 0  # steps since one of them was as low
 
@@ -152,14 +156,10 @@ class FisherLBFGS:
         """
         if self._value is None:
             self._value = self._evaluate(closure)
-        slot = self._free_slot()
+        slot, slope = self._plan() if self._planned is None else self._planned
         before, direction, change = self._before, self._steps[slot], self._changes[slot]
         before.copy_(self._x)
         change.copy_(self._grad)
-        slope = self._find(direction)
-        if not slope < 0 and self._slots:
-            self._slots.clear()
-            slope = self._find(direction)
         at = [math.nan]  # also where no step is tried, the closure is to be called
 
         def evaluate(t: float) -> tuple[float, float]:
@@ -179,17 +179,19 @@ class FisherLBFGS:
         except BaseException:
             self._x.copy_(before)  # not where the line search happened to be
             raise
-        self._value, self.decrement = value, self._decrement()
-        least, smallest = self._lowest
-        is_lower = value < least or self.decrement < smallest
-        self._lowest = min(value, least), min(self.decrement, smallest)
-        self._n_fruitless = 0 if is_lower else self._n_fruitless + 1
-        self.stalled = t == 0 or self._n_fruitless >= _PATIENCE
+        self._value = value
         change.neg_().add_(self._grad)
         direction.mul_(t)
         if float(change.dot(direction)) > 0:
             self._slots.append(slot)
             del self._slots[: -self.history_size]
+        self._planned = slot, slope = self._plan()
+        self.decrement = max(self._decrement(), math.sqrt(max(-slope, 0.0)))
+        least, smallest = self._lowest
+        is_lower = value < least or self.decrement < smallest
+        self._lowest = min(value, least), min(self.decrement, smallest)
+        self._n_fruitless = 0 if is_lower else self._n_fruitless + 1
+        self.stalled = t == 0 or self._n_fruitless >= _PATIENCE
         return value
 
     def _evaluate(self, closure: Callable[[], Tensor]) -> float:
@@ -201,8 +203,14 @@ class FisherLBFGS:
     def _decrement(self) -> float:
         return float(self._grad.dot(self._inverse * self._grad).clamp_min(0).sqrt())
 
-    def _free_slot(self) -> int:
-        return next(k for k in range(self.history_size + 1) if k not in self._slots)
+    def _plan(self) -> tuple[int, float]:
+        """The slot that now holds the direction of the next step, and the slope there."""
+        slot = next(k for k in range(self.history_size + 1) if k not in self._slots)
+        slope = self._find(self._steps[slot])
+        if not slope < 0 and self._slots:
+            self._slots.clear()
+            slope = self._find(self._steps[slot])
+        return slot, slope
 
     def _find(self, direction: Tensor) -> float:
         """Make it minus the inverse Hessian times the gradient (the two-loop recursion).

@@ -8,6 +8,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+#: Units no longer suit rows that differ so many times as much from their location.
+_MOST_OFF = 10.0
+
 
 @dataclass(frozen=True, eq=False)
 class Units:
@@ -22,9 +25,11 @@ class Units:
     spread : ndarray of shape (n_outputs,)
         Weighted root mean squares about them; zero for a constant column.
     settled : ndarray of bool of shape (n_outputs,)
-        The columns whose units stay, whatever rows follow.
+        The columns whose units stay as long as the rows that follow suit them.
+    mean, deviation : ndarray of shape (n_outputs,)
+        The same as location and spread, of all rows, those that followed included.
     n_rows : int
-        How many rows they rest on.
+        How many rows there were.
     weight : float
         The total weight of these.
 
@@ -40,6 +45,8 @@ class Units:
     location: NDArray[np.float64]
     spread: NDArray[np.float64]
     settled: NDArray[np.bool_]
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
     n_rows: int
     weight: float
 
@@ -65,7 +72,7 @@ class Units:
             unit = np.where(largest > 0, largest, 1.0)
             spread = unit * np.sqrt(share @ np.square(y / unit))
         nothing = np.zeros(y.shape[1], dtype=bool)
-        return cls(location, spread, nothing, len(y), float(weight.sum()))
+        return cls(location, spread, nothing, location, spread, len(y), float(weight.sum()))
 
     @property
     def scale(self) -> NDArray[np.float64]:
@@ -73,17 +80,28 @@ class Units:
         return np.where(self.spread > 0, self.spread, 1.0)
 
     def merged(self, other: Units) -> Units:
-        """Those of the rows of both, but for the columns that are settled here."""
+        """Those of the rows of both, but for the columns that are settled here and suit them."""
         share = other.weight / (self.weight + other.weight)
-        shift = other.location - self.location
-        spread = np.hypot(np.sqrt(1 - share) * self.spread, np.sqrt(share) * other.spread)
-        spread = np.hypot(spread, np.sqrt(share * (1 - share)) * shift)
-        return Units(
-            np.where(self.settled, self.location, self.location + share * shift),
-            np.where(self.settled, self.spread, spread),
-            self.settled,
-            self.n_rows + other.n_rows,
-            self.weight + other.weight,
+        shift = other.mean - self.mean
+        deviation = np.hypot(np.sqrt(1 - share) * self.deviation, np.sqrt(share) * other.deviation)
+        deviation = np.hypot(deviation, np.sqrt(share * (1 - share)) * shift)
+        mean = self.mean + share * shift
+        n_rows, weight = self.n_rows + other.n_rows, self.weight + other.weight
+        rows = Units(mean, deviation, self.settled, mean, deviation, n_rows, weight)
+        return self.kept_for(rows)
+
+    def kept_for(self, rows: Units) -> Units:
+        """The units of `rows`, but for the columns that are settled here and suit them."""
+        distance = np.hypot(rows.deviation, rows.mean - self.location)
+        suits = (distance <= _MOST_OFF * self.spread) & (
+            (rows.deviation == 0) | (rows.deviation * _MOST_OFF >= self.spread)
+        )
+        stays = self.settled & suits
+        return replace(
+            rows,
+            location=np.where(stays, self.location, rows.location),
+            spread=np.where(stays, self.spread, rows.spread),
+            settled=self.settled,
         )
 
     def settle(self, least_rows: int) -> Units:

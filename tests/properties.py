@@ -62,6 +62,7 @@ DOCUMENTED = {
     "one class": r"there is only one class",
     "unseen labels": r"y contains labels .* that are not in classes",
     "other classes": r"(?s)classes=.* are not those of the first call",
+    "another family": r"^family was",
     "no hidden layer": r"needs a hidden layer",
     "sites": r"names a site (that does not exist|twice)|has \d+ values for \d+ noisy sites",
     "a pretrainer": r"^pretrainer: '\w+' of \w+ (is not finite|has the shape)",

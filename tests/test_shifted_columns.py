@@ -370,3 +370,30 @@ def test_bags_of_words_take_no_more_iterations_for_it():
         plain = AsItIs(**options).fit(X, y)
         assert centred.n_iter_ <= plain.n_iter_ + 1
         assert centred.objective_ == pytest.approx(plain.objective_, abs=1e-5)
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "sgd", "adagrad", "fisher"])
+def test_columns_that_are_zero_in_most_rows(solver):
+    """What is zero and what is stored is a question of the shift."""
+    rng = np.random.RandomState(0)
+    rare = (rng.uniform(size=(400, 3)) < 0.02) * 1.0
+    y = rng.uniform(size=400) < 0.2 + 0.7 * rare[:, 0]
+    model = MarginalizedDropoutGLMClassifier(solver=solver, retain_rate=1, random_state=0)
+    expected = model.fit(rare, y).predict_proba(rare)
+    for other in (1 - rare, rare + 3):
+        np.testing.assert_allclose(model.fit(other, y).predict_proba(other), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("solver", ["adagrad", "fisher"])
+def test_a_float32_stream_that_begins_with_a_single_row(solver):
+    rng = np.random.RandomState(0)
+    X = rng.normal(size=(400, 3))
+    y, far = X @ [1, -1, 0.5], (X + 1e6).astype(np.float32)
+    narrow, wide = (
+        MarginalizedDropoutGLMRegressor(solver=solver, retain_rate=1, random_state=0)
+        for _ in range(2)
+    )
+    for start, end in ((0, 1), (1, 20), (20, 200), (200, 400)):
+        narrow.partial_fit(far[start:end], y[start:end])
+        wide.partial_fit(far[start:end].astype(float), y[start:end])
+    np.testing.assert_allclose(narrow.score(far, y), wide.score(far.astype(float), y), atol=1e-3)

@@ -53,6 +53,7 @@ LEVELS = {
     "estimators.export": 8,
     "estimators.html": 8,
     "estimators.coefficients": 8,
+    "estimators.curvatures": 8,
     "estimators.pretraining": 8,
     "estimators.weights": 8,
     "estimators.nets": 8,

@@ -12,6 +12,7 @@ import skops.io
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
+from sklearn.base import clone
 from sklearn.datasets import make_regression
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
@@ -26,7 +27,7 @@ from sklearn_margdrop import (
 )
 from sklearn_margdrop.families import FAMILIES, Normal
 from sklearn_margdrop.inspection import effective_penalty, penalty_per_sample
-from sklearn_margdrop.units import Units
+from sklearn_margdrop.units import Units, standardised
 
 REGRESSORS = [MarginalizedDropoutRegressor, MarginalizedDropoutGLMRegressor]
 QUICK = {"max_iter": 4, "random_state": 0}
@@ -147,8 +148,12 @@ def test_predictions_stay_where_the_units_of_a_stream_change(cls):
     model.partial_fit(X[:60], z[:60])
     settled = model._fitted_units.location
     assert_allclose(settled, (z[:3].sum() + (100 + 20 * z[3:99]).sum() + z[:60].sum()) / 159)
-    model.partial_fit(X, 1e3 * z)
+    model.partial_fit(X, 120 * z)
     assert_array_equal(model._fitted_units.location, settled)
+    before = model.predict(X)
+    model.partial_fit(X, 1e5 * z)  # to which they do not suit
+    assert model._fitted_units.spread > 1e4
+    assert_allclose(model.predict(X), before, rtol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["adam", "quadratic", "sampling", "logistic"])
@@ -188,6 +193,43 @@ def test_a_warm_start_keeps_the_units(model):
     assert warm.loss_curve_[-1] < 3 * loss
     plain = quiet(fitted(model, X, z).set_params(warm_start=True).fit, X[:60], z[:60] + 0.5)
     assert_same_in((10, 1998), plain.predict(X), warm.predict(X))
+
+
+@every_model
+@all_units
+def test_a_warm_start_with_a_target_in_other_units(model, units):
+    """It goes on with the predictions in these units."""
+    plain, other = in_units(units)
+    first = fitted(model, X, plain).set_params(warm_start=True)
+    again, moved = (quiet(copy.deepcopy(first).fit, X, y) for y in (plain, other))
+    assert_same_in(units, again.predict(X), moved.predict(X))
+
+
+@pytest.mark.parametrize("cls", REGRESSORS)
+def test_a_warm_start_with_another_family_is_an_error(cls):
+    model = cls(max_iter=3, warm_start=True, random_state=0)
+    quiet(model.set_params(family="poisson").fit, X, np.abs(z))
+    with pytest.raises(ValueError, match="family was 'poisson' in the previous call"):
+        model.set_params(family="normal").fit(X, z)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        MarginalizedDropoutRegressor(20, random_state=0),
+        MarginalizedDropoutGLMRegressor(solver="adagrad", retain_rate=0.9, random_state=0),
+        MarginalizedDropoutGLMRegressor(solver="fisher", retain_rate=0.9, random_state=0),
+    ],
+    ids=lambda model: model.solver,
+)
+def test_a_stream_that_begins_nearly_constant(model):
+    y = np.tile(1000 * z, 3)
+    y[:100], y[50] = 0.0, 1.0
+    rows, model = np.tile(X, (3, 1)), clone(model)
+    for _ in range(20):
+        for start in range(0, 450, 50):
+            model.partial_fit(rows[start : start + 50], y[start : start + 50])
+    assert r2_score(y[100:], model.predict(rows[100:])) > 0.5
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -387,14 +429,10 @@ def test_many_targets_of_any_size():
         assert model.score(StandardScaler().fit_transform(data), y * units) > 0.9
 
 
-@pytest.mark.parametrize("cls", REGRESSORS)
-def test_targets_far_from_those_of_the_fit_are_refused(cls):
-    solver = {"solver": "sgd"} if cls is MarginalizedDropoutGLMRegressor else {}
-    model = cls(**solver, random_state=0).partial_fit(X, z)
-    before = model.predict(X)
+def test_targets_that_are_no_numbers_in_given_units_are_refused():
+    units = Units.of(z[:, None], np.ones(150)).settle(1)
     with pytest.raises(ValueError, match=r"y is up to .* times as far from the mean.*scale y"):
-        model.partial_fit(X, 1e300 * z)
-    assert_array_equal(model.predict(X), before)
+        standardised(1e300 * z[:, None], units, np.float64)
 
 
 # Other families

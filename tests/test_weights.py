@@ -60,13 +60,21 @@ def write_by_index(values):
     np.add.at(values[-1], 0, 1.0)
 
 
+def append_an_array(values):
+    values.append(values[0])
+
+
+def sort_an_array(values):
+    values[0].sort()
+
+
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
 @pytest.mark.parametrize(
     "change",
     [
         *(change_an_item, change_a_slice, change_a_view, change_in_place),
         *(change_an_array_in_place, exchange_an_array, exchange_all, write_a_result),
-        write_by_index,
+        *(write_by_index, append_an_array, sort_an_array),
     ],
     ids=lambda change: change.__name__,
 )
@@ -101,7 +109,10 @@ def test_copies_and_results_are_ordinary(model, attribute):
     values = getattr(model, attribute)
     assert isinstance(values, list)
     before = [np.array(each) for each in values]
+    exchanged = copy.deepcopy(values)
+    exchanged[0] = exchanged[0] + 1
     for each in (values[0].copy(), copy.deepcopy(values)[0], np.zeros_like(values[0])):
+        each.fill(0)
         each[...] = 1
         each += 1
         assert (np.asarray(each) == 2).all()

@@ -323,8 +323,8 @@ class BaseMarginalizedEstimator(
         check_range(X, "X", dtype)
         weight = check_weights(sample_weight, X)
         y = self._encode_target(y, dtype, continuing, classes)
-        if continuing and not incremental:
-            self._check_continued(y)
+        if continuing:
+            self._check_continued(y, incremental)
         weight = weight * self._target_weight(y, weight, incremental)
         if X_unlabeled is not None:
             try:
@@ -410,8 +410,8 @@ class BaseMarginalizedEstimator(
             index=None if everything else torch.from_numpy(index),
         )
 
-    def _check_continued(self, y: np.ndarray) -> None:
-        """Raise where a warm start cannot go on with the encoded target."""
+    def _check_continued(self, y: np.ndarray, incremental: bool) -> None:
+        """Raise where a warm start, or a stream, cannot go on with the encoded target."""
 
     def _target_weight(
         self, y: np.ndarray, weight: np.ndarray, incremental: bool

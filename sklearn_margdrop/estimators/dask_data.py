@@ -195,7 +195,7 @@ def _assemble(
     seen = np.concatenate([each.y for each in labelled])
     codes = estimator._encode_target(seen, template.dtype, continuing, None)
     if continuing:
-        estimator._check_continued(codes)
+        estimator._check_continued(codes, False)
     units = _units(estimator, labelled, template.dtype, continuing)
     if units is not None:
         codes = standardised(codes, units, template.dtype)

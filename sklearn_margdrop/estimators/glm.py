@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -12,11 +11,12 @@ from numpy.typing import NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from sklearn_margdrop.batches import Batch, Features, Host, Rows, blocks
+from sklearn_margdrop.batches import Features, Host, Rows
 from sklearn_margdrop.callbacks import FitTasks, GradientStopping, Stopping
 from sklearn_margdrop.checkpoints import Checkpoints
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.estimators.coefficients import Coefficients
+from sklearn_margdrop.estimators.curvatures import Curvatures
 from sklearn_margdrop.estimators.dask_data import is_dask, partitioned_rows
 from sklearn_margdrop.families import Family
 from sklearn_margdrop.noise import Noise
@@ -48,13 +48,6 @@ def _last_objective(net: MarginalizedNet) -> float:
     return float(net.history[-1, "train_loss"]) if ended_well else np.inf
 
 
-def _first_of(rows: Rows) -> Batch:
-    """All of them if they are sparse, or as many of the first as are made dense at a time."""
-    if rows.features.is_sparse:
-        return rows.batch(slice(0, len(rows)))
-    return rows.batch(blocks(len(rows), rows.features.shape[1])[0])
-
-
 def is_online(estimator: Any) -> bool:
     """Whether the solver takes the rows as they come, so that there is a `partial_fit`."""
     if estimator.solver == "lbfgs":
@@ -64,7 +57,7 @@ def is_online(estimator: Any) -> bool:
     return True
 
 
-class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
+class BaseMarginalizedGLM(Coefficients, Curvatures, BaseMarginalizedEstimator):
     """Base of the generalised linear models."""
 
     objective_: float
@@ -120,11 +113,15 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
         rows, valid = data, None
         if not isinstance(data, Rows):
             rows, valid = super()._rows(data, device, continuing, incremental, random_state)
-        # The first rows of a stream decide.
-        goes_on = continuing and incremental
-        if rows.features.dtype == np.float32 and device.type != "mps" and not goes_on:
-            rows = rows.widened() if len(self._far_columns(rows)) else rows
+        if rows.features.dtype == np.float32 and device.type != "mps":
+            centre = self._known_centre() if continuing and incremental else None
+            rows = rows.widened() if len(self._far_columns(rows, centre)) else rows
         return rows, valid
+
+    def _known_centre(self) -> Tensor | None:
+        """That of the features of a stream so far."""
+        net = getattr(self, "net_", None)  # a sparsified model has none
+        return None if net is None else net.module_.centre
 
     def _centres(self) -> bool:
         """Whether optimisers step in the coordinates of centred features."""
@@ -135,11 +132,16 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
         at_zero, at_one = self._noise()[0].variance(torch.arange(2, dtype=torch.float32))
         return bool(self.fit_intercept and at_zero == at_one)
 
-    def _far_columns(self, rows: Rows) -> NDArray[np.int64]:
-        """The features so far from zero that what they tell is near the rounding of products."""
+    def _far_columns(self, rows: Rows, centre: Tensor | None = None) -> NDArray[np.int64]:
+        """The features so far from zero that what they tell is near the rounding of products.
+
+        The rows of a stream, which may be a single one, differ from its `centre` as well.
+        """
         if not self._centres():
             return np.zeros(0, np.int64)
         mean, deviation = rows.moments
+        if centre is not None:
+            deviation = torch.hypot(deviation, mean - centre.to(mean))
         lost = float(np.finfo(rows.features.dtype).eps) * mean.abs() > _MOST_LOST * deviation
         return to_array(lost & (deviation > 0)).nonzero()[0]
 
@@ -196,7 +198,9 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
                 self._damp(net, rows, incremental)
             if isinstance(net.optimizer_, FisherLBFGS):
                 net.optimizer_.history_size = self._history_size(net, rows)
-                net.optimizer_.precondition(self._curvature(net, rows.whole))
+                with self._at_the_mean(net, rows):
+                    curvature = self._curvature(net, rows.whole)
+                net.optimizer_.precondition(curvature)
             checkpoint = None if checkpoints is None else checkpoints.of(attempt)
             net.train(rows, None, 1 if incremental else self.max_iter, watcher, checkpoint)
             if isinstance(net.optimizer_, FisherLBFGS):
@@ -288,66 +292,6 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             return rate / max(1.0, float(family.curvature(family.link(mean)).max()))
         return rate
 
-    def _bound_steps(self, net: MarginalizedNet, rows: Rows) -> None:
-        """Let the first steps of AdaGrad be at most those of Newton's method.
-
-        It divides by what the gradients have been. That is rounding, which would become whole
-        steps, where an intercept starts from the best constant prediction.
-        """
-        if not self.fit_intercept:
-            return
-        curvature = self._curvature(net, _first_of(rows))
-        for parameter, each in zip(net.module_.parameters(), curvature, strict=True):
-            net.optimizer_.state[parameter]["sum"].copy_((net.lr * each).square())
-
-    def _damp(self, net: MarginalizedNet, rows: Rows, incremental: bool) -> None:
-        """Let the Fisher solver start as if it had seen as many batches as a row has features.
-
-        The coordinates of a row move as if each were alone, and would overshoot together until
-        they have learned of each other. A feature counts as having been in at least one row.
-        """
-        known = [state["sum"] > 0 for state in net.optimizer_.state.values()]
-        if all(each.all() for each in known):
-            return  # it goes on from the information of an earlier call
-        mean_curvature = partial(net.criterion_.mean_curvature, net.module_, _first_of(rows))
-        squares, *intercept = mean_curvature(centre=net.module_.centre)
-        occurrences, *_ = mean_curvature(lambda x: x.sign().square())
-        curvature = mean_curvature(torch.ones_like)[0].mean(1)
-        tiny = torch.finfo(squares.dtype).tiny
-        typical = squares.sum() / occurrences.sum().clamp_min(tiny)
-        by_feature = torch.where(squares > 0, squares / occurrences, typical)
-        row_size = float((occurrences.sum(1) / curvature.clamp_min(tiny)).mean().clamp_min(1.0))
-        # What happens rarely has little information, but is a large surprise when it does.
-        information = by_feature * curvature.clamp_min(0.25).unsqueeze(1)
-        n_rows = self.batch_size if incremental else min(len(rows), self.batch_size)
-        information = torch.maximum(n_rows * squares, information)
-        intercept = [torch.clamp_min(n_rows * each, 0.25) for each in intercept]
-        # Of a stream's first rows, the centred features may be zero.
-        start = [
-            each.masked_fill(mask, 0.0)
-            for each, mask in zip([information, *intercept], known, strict=True)
-        ]
-        net.optimizer_.accumulate(start, row_size)
-
-    def _information(self, net: MarginalizedNet, rows: Rows) -> Tensor:
-        """The diagonal of the Fisher information of the coefficients, over the penalty's rows."""
-        mean_curvature = partial(net.criterion_.mean_curvature, net.module_)
-        if self.solver == "lbfgs" or rows.features.is_sparse:
-            return mean_curvature(rows.whole, penalty=True)[0]
-        parts, shares = [rows], [1.0]
-        if rows.unlabeled is not None:
-            nothing = rows.y.new_zeros(len(rows.unlabeled))
-            parts.append(Rows(rows.unlabeled, nothing))
-            share = rows.unlabeled_share
-            shares = [1 - share, share * rows.unlabeled_weight]
-        (linear,) = net.module_.linears
-        total = torch.zeros_like(linear.weight)
-        for part, share in zip(parts, shares, strict=True):
-            for block in blocks(len(part), rows.features.shape[1]):
-                batch = part.batch(block)
-                total = total + share * len(batch.y) / len(part) * mean_curvature(batch)[0]
-        return total
-
     def _history_size(self, net: MarginalizedNet, rows: Rows) -> int:
         """As many pairs of vectors as take about the memory of the data, within reason."""
         (linear,) = net.module_.linears
@@ -391,16 +335,6 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             if self.fit_intercept:
                 intercept = np.atleast_1d(self.intercept_) * factor + shift
                 linear.bias.copy_(torch.from_numpy(intercept))
-
-    def _curvature(self, net: MarginalizedNet, batch: Batch) -> list[Tensor]:
-        """The diagonal of the Hessian at the start, for each parameter."""
-        objective, network = net.criterion_, net.module_
-        coef, *intercept = objective.mean_curvature(network, batch, centre=network.centre)
-        coef += self.alpha
-        if network.noise:
-            variance = network.noise[0].variance
-            coef += objective.mean_curvature(network, batch, variance, penalty=True)[0]
-        return [coef, *intercept]
 
     def _n_tasks(self) -> int:
         return self.max_iter * (1 + self.n_restarts)
@@ -448,7 +382,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
         changes = ["pass float64"] if dtype == "float32" else []
         eps = torch.finfo(net.module__dtype).eps
         if 0.5 * decrement**2 < 10 * eps * max(abs(net.history[-1, "train_loss"]), unit**2):
-            distance = "as near to the minimum as that precision allows"
+            distance = "about as near to the minimum as that precision allows"
             changes.append(f"raise tol to {1.1 * decrement / unit:.1e}")
         else:
             distance = "above what tol asks for"

@@ -62,9 +62,9 @@ class IndicatorTarget(LabelTarget):
             self._indicator = "sparse" if sparse.issparse(y) else "dense"
         return matrix.astype(dtype)
 
-    def _check_continued(self, y: np.ndarray) -> None:
+    def _check_continued(self, y: np.ndarray, incremental: bool) -> None:
         if self._indicator is None:
-            super()._check_continued(y)
+            super()._check_continued(y, incremental)
 
     def _target_weight(
         self, y: np.ndarray, weight: np.ndarray, incremental: bool

@@ -76,6 +76,8 @@ class RegressorNet(RegressorMixin, MarginalizedNet):
 
     def take_over(self, previous: MarginalizedNet, incremental: bool = False) -> None:
         super().take_over(previous, incremental)
+        if not incremental:
+            return  # where the target is in other units, so are the predictions
         factor, shift = conversion(previous.units_, self.units_)
         if (factor == 1).all() and not shift.any():
             return

@@ -64,7 +64,9 @@ class LabelTarget(ClassifierMixin):
         codes, self.classes_ = encode_labels(y, known, classes)
         return codes.astype(dtype)[:, None] if len(self.classes_) == 2 else codes
 
-    def _check_continued(self, y: np.ndarray) -> None:
+    def _check_continued(self, y: np.ndarray, incremental: bool) -> None:
+        if incremental:
+            return
         seen = self.classes_[np.unique(y).astype(int)]
         if len(seen) < len(self.classes_):
             raise ValueError(
@@ -214,6 +216,14 @@ class NumberTarget(RegressorMixin):
         self.n_outputs_ = target.shape[1]
         return target
 
+    def _check_continued(self, y: np.ndarray, incremental: bool) -> None:
+        before, now = self._fitted_family(), self._target_family()
+        if before.name != now.name:
+            raise ValueError(
+                f"family was {before.name!r} in the previous call, and is {now.name!r} now. Start "
+                "anew: call fit with warm_start=False."
+            )
+
     def _check_columns(self, n_columns: int) -> None:
         if n_columns != self.n_outputs_:
             raise ValueError(f"y has {n_columns} columns, but {self.n_outputs_} were fitted.")
@@ -237,10 +247,12 @@ class NumberTarget(RegressorMixin):
     def _units(self, seen: Units, dtype: DTypeLike, continuing: bool, incremental: bool) -> Units:
         """What the target is standardised by, given the units of its labelled rows.
 
-        A stream settles on its units once it has seen enough rows.
+        A stream settles on its units once it has seen enough rows. They stay in a warm start, too,
+        unless its target is in other units.
         """
         if continuing:
-            seen = self._known_units().merged(seen)
+            known = self._known_units()
+            seen = known.merged(seen) if incremental else known.kept_for(seen)
         units = seen.settle(_ROWS_THAT_SETTLE if incremental else 1)
         check_units(units, dtype)
         return units
@@ -248,10 +260,14 @@ class NumberTarget(RegressorMixin):
     def _known_units(self) -> Units:
         """Those of the fit so far."""
         known = self._fitted_units
-        if known is None:  # a model of another family, or of an earlier version
+        if known is None:  # a model of an earlier version
             zeros, ones = np.zeros(self.n_outputs_), np.ones(self.n_outputs_)
-            return Units(zeros, ones, ones > 0, 0, 0.0)
-        return known if self._has_location() else replace(known, location=0 * known.location)
+            return Units(zeros, ones, ones > 0, zeros, ones, 0, 0.0)
+        if self._has_location():
+            return known
+        zeros = np.zeros_like(known.location)
+        size = np.hypot(known.mean, known.deviation)
+        return replace(known, location=zeros, mean=zeros, deviation=size)
 
     def _family(self) -> tuple[Family, int]:
         return self._target_family(), self.n_outputs_

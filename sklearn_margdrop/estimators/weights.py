@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Never
 
 import numpy as np
@@ -19,18 +19,38 @@ WHERE = (
 )
 
 
+def _refuse(*_: object, **__: object) -> Never:
+    raise ValueError(WHERE)
+
+
+def _checked(method: Callable[..., None]) -> Callable[..., None]:
+    """A method that writes, where the array may be written to."""
+
+    def write(array: ReadOnlyArray, *args: Any, **options: Any) -> None:
+        array._check()
+        method(array, *args, **options)
+
+    return write
+
+
 class ReadOnlyList(list[NDArray[Any]]):
-    """A list of arrays that cannot be written to, nor exchanged."""
+    """A list of arrays that cannot be written to, nor exchanged; its copies are ordinary lists."""
 
     def __init__(self, tensors: Iterable[Tensor] = ()):
         super().__init__(_read_only(tensor) for tensor in tensors)
 
-    def __setitem__(self, *_: object) -> Never:
-        raise ValueError(WHERE)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, ([np.array(each) for each in self],)
+
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse
+    append = extend = insert = pop = remove = clear = sort = reverse = _refuse
 
 
 class ReadOnlyArray(np.ndarray):
     """An array that says where to write instead; what is computed from it is an ordinary one."""
+
+    fill, put = _checked(np.ndarray.fill), _checked(np.ndarray.put)
+    sort, partition = _checked(np.ndarray.sort), _checked(np.ndarray.partition)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self._check()
