@@ -388,38 +388,39 @@ class Categorical(Family):
     def curvature_trace_vjp(
         self, eta: Tensor, mean: Tensor, variance: Tensor, weight: Tensor
     ) -> tuple[Tensor, Back]:
-        # sum_j v_j Var_o(w_j) as in `Split`, with each product made once for the squares and the
-        # weights.
+        # sum_j v_j Var_o(w_j), with each product made once for the squares and the weights. With
+        # w_t the weights of the most probable class, l what it leaves to the others, and d = sum_k
+        # o_k (w_k - w_t), the variance is sum_k o_k (w_k - w_t)^2 - d^2. What is rounded there is
+        # in proportion to l, as the variance is, however confident the prediction.
         top = mean.argmax(-1)
         others = mean.scatter(-1, top.unsqueeze(-1), 0.0)
         left = others.sum(-1, keepdim=True)
-        share = others / left.clamp_min(torch.finfo(mean.dtype).tiny)
-        weight = centred(weight)
-        of_top = weight[top]
+        of_top = weight.index_select(0, top)
         both = torch.cat([weight * weight, weight], -1)
-        squares, away = multiply(share, both).chunk(2, -1)
-        spread = torch.addcmul(squares, away, away, value=-1).clamp_min_(0)
-        away = away - of_top
-        spread = spread.addcmul_(away * (1 - left), away).mul_(left)
-        value = (variance * spread).sum(-1)
+        squares, total = multiply(others, both).chunk(2, -1)
+        away = torch.addcmul(total, of_top, left, value=-1)
+        average = of_top + away
+        spread = torch.addcmul(squares, of_top, total, value=-1)
+        spread.addcmul_(away, average, value=-1).clamp_min_(0)
+        value = torch.linalg.vecdot(variance, spread)
 
         def back(
             grad: Tensor, to_variance: bool = True
         ) -> tuple[Tensor | None, Tensor | None, Tensor]:
             grad = grad.unsqueeze(-1)
             scaled = others * grad
-            average = torch.addcmul(of_top, away, left)
             pushed = variance * average
-            stacked = torch.cat([variance, pushed * -2], -1)
-            constant = (pushed * average).sum(-1) - value
+            constant = torch.linalg.vecdot(pushed, average) - value
+            stacked = torch.cat([variance, pushed.mul_(-2)], -1)
             to_eta = (multiply(stacked, both.mT) + constant.unsqueeze(-1)).mul_(scaled)
             to_eta.scatter_(-1, top.unsqueeze(-1), -to_eta.sum(-1, keepdim=True))
             to_squares, to_weight = multiply(scaled.mT, stacked).chunk(2, -1)
             to_weight = torch.addcmul(to_weight, to_squares, weight, value=2)
-            # The derivative by the top class's own weights, minus that by the others' together.
-            chosen = torch.zeros_like(mean).scatter_(-1, top.unsqueeze(-1), grad * left)
-            by_top = (variance * away).mul_(left - 1)
-            to_weight += multiply(chosen.mT, by_top).mul_(2)
+            by_top = (variance * away).mul_(grad * (left - 1))
+            if top.device.type == "cpu":
+                to_weight.index_add_(0, top, by_top, alpha=2)
+            else:  # where it would add up in any order
+                to_weight.addmm_(F.one_hot(top, len(weight)).to(by_top).mT, by_top, alpha=2)
             return to_eta, spread * grad if to_variance else None, to_weight
 
         return value, back
