@@ -11,6 +11,9 @@ from numpy.typing import DTypeLike, NDArray
 #: Units no longer suit rows that differ so many times as much from their location.
 _MOST_OFF = 10.0
 
+#: Targets of a stream that are so many times as far from it are none of its targets.
+_MOST_FAR = 1e8
+
 
 @dataclass(frozen=True, eq=False)
 class Units:
@@ -109,6 +112,11 @@ class Units:
         enough = (self.spread > 0) & (self.n_rows >= least_rows)
         return replace(self, settled=self.settled | enough)
 
+    def of_settled(self) -> Units:
+        """Those of the columns that are settled."""
+        arrays = (self.location, self.spread, self.settled, self.mean, self.deviation)
+        return Units(*(each[self.settled] for each in arrays), self.n_rows, self.weight)
+
     def encode(self, y: NDArray[Any]) -> NDArray[np.float64]:
         """Standardised targets, shape (n_samples, n_outputs)."""
         found: NDArray[np.float64] = (y.astype(np.float64) - self.location) / self.scale
@@ -155,12 +163,22 @@ def check_units(units: Units, dtype: DTypeLike) -> None:
 
 def standardised(y: np.ndarray, units: Units, dtype: DTypeLike) -> np.ndarray:
     """Targets in these units; raises where squares of them are no numbers of the dtype."""
+    most = 1e-3 * float(np.finfo(np.dtype(dtype)).max) ** 0.5
+    return _encoded(y, units, most).astype(dtype)
+
+
+def check_chunk(y: np.ndarray, units: Units) -> None:
+    """Raise where targets have nothing to do with the units that a stream has settled on."""
+    _encoded(y[:, units.settled], units.of_settled(), _MOST_FAR)
+
+
+def _encoded(y: np.ndarray, units: Units, most: float) -> NDArray[np.float64]:
     with np.errstate(over="ignore"):
         z = units.encode(y)
     largest = float(np.abs(z).max(initial=0.0))
-    if not largest < 1e-3 * float(np.finfo(np.dtype(dtype)).max) ** 0.5:
+    if not largest < most:
         raise ValueError(
             f"y is up to {largest:.3g} times as far from the mean of the rows that its units were "
             "taken from as those are. Start anew: call fit with warm_start=False; or scale y."
         )
-    return z.astype(dtype)
+    return z

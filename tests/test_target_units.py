@@ -435,6 +435,16 @@ def test_targets_that_are_no_numbers_in_given_units_are_refused():
         standardised(1e300 * z[:, None], units, np.float64)
 
 
+@pytest.mark.parametrize("cls", REGRESSORS)
+def test_a_chunk_of_other_targets_is_refused(cls):
+    solver = {"solver": "sgd"} if cls is MarginalizedDropoutGLMRegressor else {}
+    model = cls(**solver, random_state=0).partial_fit(X, z)
+    before = model.predict(X)
+    with pytest.raises(ValueError, match=r"y is up to .* times as far from the mean.*scale y"):
+        model.partial_fit(X, 1e12 * z)
+    assert_array_equal(model.predict(X), before)
+
+
 # Other families
 
 

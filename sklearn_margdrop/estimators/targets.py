@@ -23,7 +23,7 @@ from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.nets import ClassifierNet, RegressorNet, logits, most_probable
 from sklearn_margdrop.families import FAMILIES, Bernoulli, Categorical, Family
 from sklearn_margdrop.notices import warn
-from sklearn_margdrop.units import Units, check_units, standardised
+from sklearn_margdrop.units import Units, check_chunk, check_units, standardised
 from sklearn_margdrop.validation import (
     as_vector,
     check_finite,
@@ -239,6 +239,8 @@ class NumberTarget(RegressorMixin):
     ) -> tuple[np.ndarray, Units | None]:
         if not self._target_family().standardised:
             return y, None
+        if continuing and incremental:
+            check_chunk(y[train], self._known_units())
         seen = Units.of(y[train], weight[train], self._has_location())
         units = self._units(seen, dtype, continuing, incremental)
         y = np.where(weight[:, None] > 0, y, units.location)
