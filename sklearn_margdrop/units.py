@@ -114,8 +114,15 @@ class Units:
 
     def of_settled(self) -> Units:
         """Those of the columns that are settled."""
-        arrays = (self.location, self.spread, self.settled, self.mean, self.deviation)
-        return Units(*(each[self.settled] for each in arrays), self.n_rows, self.weight)
+        kept = self.settled
+        return replace(
+            self,
+            location=self.location[kept],
+            spread=self.spread[kept],
+            settled=kept[kept],
+            mean=self.mean[kept],
+            deviation=self.deviation[kept],
+        )
 
     def encode(self, y: NDArray[Any]) -> NDArray[np.float64]:
         """Standardised targets, shape (n_samples, n_outputs)."""
