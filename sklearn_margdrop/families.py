@@ -409,10 +409,9 @@ class Categorical(Family):
         ) -> tuple[Tensor | None, Tensor | None, Tensor]:
             grad = grad.unsqueeze(-1)
             scaled = others * grad
-            pushed = variance * average
-            constant = torch.linalg.vecdot(pushed, average) - value
-            stacked = torch.cat([variance, pushed.mul_(-2)], -1)
-            to_eta = (multiply(stacked, both.mT) + constant.unsqueeze(-1)).mul_(scaled)
+            stacked = torch.cat([variance, (variance * average).mul_(-2)], -1)
+            to_mean = multiply(stacked, both.mT)
+            to_eta = (to_mean - (mean * to_mean).sum(-1, keepdim=True)).mul_(scaled)
             to_eta.scatter_(-1, top.unsqueeze(-1), -to_eta.sum(-1, keepdim=True))
             to_squares, to_weight = multiply(scaled.mT, stacked).chunk(2, -1)
             to_weight = torch.addcmul(to_weight, to_squares, weight, value=2)
