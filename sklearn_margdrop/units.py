@@ -112,18 +112,6 @@ class Units:
         enough = (self.spread > 0) & (self.n_rows >= least_rows)
         return replace(self, settled=self.settled | enough)
 
-    def of_settled(self) -> Units:
-        """Those of the columns that are settled."""
-        kept = self.settled
-        return replace(
-            self,
-            location=self.location[kept],
-            spread=self.spread[kept],
-            settled=kept[kept],
-            mean=self.mean[kept],
-            deviation=self.deviation[kept],
-        )
-
     def encode(self, y: NDArray[Any]) -> NDArray[np.float64]:
         """Standardised targets, shape (n_samples, n_outputs)."""
         found: NDArray[np.float64] = (y.astype(np.float64) - self.location) / self.scale
@@ -170,22 +158,23 @@ def check_units(units: Units, dtype: DTypeLike) -> None:
 
 def standardised(y: np.ndarray, units: Units, dtype: DTypeLike) -> np.ndarray:
     """Targets in these units; raises where squares of them are no numbers of the dtype."""
-    most = 1e-3 * float(np.finfo(np.dtype(dtype)).max) ** 0.5
-    return _encoded(y, units, most).astype(dtype)
+    with np.errstate(over="ignore"):
+        z = units.encode(y)
+    _check_size(z, 1e-3 * float(np.finfo(np.dtype(dtype)).max) ** 0.5)
+    return z.astype(dtype)
 
 
 def check_chunk(y: np.ndarray, units: Units) -> None:
     """Raise where targets have nothing to do with the units that a stream has settled on."""
-    _encoded(y[:, units.settled], units.of_settled(), _MOST_FAR)
-
-
-def _encoded(y: np.ndarray, units: Units, most: float) -> NDArray[np.float64]:
     with np.errstate(over="ignore"):
         z = units.encode(y)
+    _check_size(z[:, units.settled], _MOST_FAR)
+
+
+def _check_size(z: NDArray[np.float64], most: float) -> None:
     largest = float(np.abs(z).max(initial=0.0))
     if not largest < most:
         raise ValueError(
             f"y is up to {largest:.3g} times as far from the mean of the rows that its units were "
             "taken from as those are. Start anew: call fit with warm_start=False; or scale y."
         )
-    return z

@@ -81,11 +81,10 @@ class Curvatures:
             return  # it goes on from the information of an earlier call
         mean_curvature = partial(net.criterion_.mean_curvature, net.module_, _first_of(rows))
         squares, *intercept = mean_curvature(centre=net.module_.centre)
-        # About its mean, a feature is in every row.
-        is_centred = net.module_.centre is not None
-        occurs = torch.ones_like if is_centred else lambda x: x.sign().square()
-        occurrences, *_ = mean_curvature(occurs)
-        curvature = mean_curvature(torch.ones_like)[0].mean(1)
+        everywhere, *_ = mean_curvature(torch.ones_like)
+        occurrences, curvature = everywhere, everywhere.mean(1)
+        if net.module_.centre is None:  # about its mean, a feature is in every row
+            occurrences, *_ = mean_curvature(lambda x: x.sign().square())
         tiny = torch.finfo(squares.dtype).tiny
         typical = squares.sum() / occurrences.sum().clamp_min(tiny)
         by_feature = torch.where(squares > 0, squares / occurrences, typical)
