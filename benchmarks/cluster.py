@@ -23,7 +23,7 @@ from distributed import Client, LocalCluster, wait
 from harness import Results, parser
 
 from sklearn_margdrop import MarginalizedDropoutGLMClassifier
-from sklearn_margdrop.partitions import _FAN_IN, Bundles
+from sklearn_margdrop.distributed.partitions import _FAN_IN, Bundles
 
 #: Of the projection: bytes a second, and seconds a message.
 BANDWIDTH, LATENCY = 1.25e8, 1e-3

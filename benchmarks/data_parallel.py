@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from harness import Results, parser, take_turns
 from peers import RETAIN, endless, our_net, random_images, rows_of
 
-from sklearn_margdrop.data_parallel import parallel
-from sklearn_margdrop.training import MarginalizedNet
+from sklearn_margdrop.distributed.data_parallel import parallel
+from sklearn_margdrop.training.net import MarginalizedNet
 
 #: Widths, batch size and steps a turn.
 SHAPES = [

@@ -26,7 +26,7 @@ from sklearn.neural_network import BernoulliRBM
 from skorch.callbacks import Callback
 
 from sklearn_margdrop import MarginalizedDropoutClassifier
-from sklearn_margdrop.batches import Features
+from sklearn_margdrop.training.batches import Features
 
 #: A published figure, in %, by table and row.
 PUBLISHED = {

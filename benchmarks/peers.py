@@ -7,10 +7,10 @@ import torch
 from skorch import NeuralNetClassifier
 from torch import nn
 
-from sklearn_margdrop.batches import Batches, Features, Rows
 from sklearn_margdrop.families import Categorical
 from sklearn_margdrop.noise import Dropout
-from sklearn_margdrop.training import MarginalizedNet
+from sklearn_margdrop.training.batches import Batches, Features, Rows
+from sklearn_margdrop.training.net import MarginalizedNet
 
 #: Of the input and of hidden layers.
 RETAIN = (0.8, 0.5)

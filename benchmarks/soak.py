@@ -1,7 +1,7 @@
 """Soak: thousands of random configurations, a thousand fits in a process, threads and processes.
 
 Four parts. `configurations` draws estimators, parameters, data and sequences of calls by number
-(`tests/strategies.py`), performs each of them twice, and sees that `tests/properties.py` holds:
+(`tests/strategies.py`), performs each of them twice, and sees that `tests/invariances.py` holds:
 documented errors, finite fits, the same bits. Half of them are of moderate magnitudes; the scales
 of the others go from 1e-30 to 1e30. They run in blocks, each in a process of its own, which is
 killed where a configuration does not end: that is a failure like any other. `fits` fits small
@@ -39,7 +39,7 @@ import torch
 import sklearn_margdrop
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import properties
+import invariances
 import strategies
 
 PARTS = "configurations", "fits", "threads", "processes"
@@ -48,7 +48,7 @@ BLOCK = 250
 
 #: Seconds without a sign of life after which a process is taken to hang; it has its own limit
 #: for a configuration, which is shorter.
-PATIENCE = 3 * properties.LIMIT
+PATIENCE = 3 * invariances.LIMIT
 
 
 def configuration(scales, number):
@@ -59,8 +59,8 @@ def configuration(scales, number):
 def perform(scales, number):
     """What happened in both passes, counted; raises where something does not hold."""
     drawn = configuration(scales, number)
-    with properties.time_limit():
-        (seen, bits), *again = [_fit_and_check(drawn, c) for c in properties.contexts_of(drawn)]
+    with invariances.time_limit():
+        (seen, bits), *again = [_fit_and_check(drawn, c) for c in invariances.contexts_of(drawn)]
     for _, others in again:
         assert others == bits, "the same configuration gave other bits"
     return seen
@@ -68,7 +68,7 @@ def perform(scales, number):
 
 def _fit_and_check(drawn, context):
     with tempfile.TemporaryDirectory() as folder, context():
-        return properties.fit_and_check(drawn, folder)
+        return invariances.fit_and_check(drawn, folder)
 
 
 def _perform_all(sender, scales, numbers):
@@ -130,7 +130,7 @@ def small_fit(name, seed, rows=60):
 
 def small_bits(name, seed):
     """The bits of the parameters of such a fit."""
-    return properties.fitted_bits(small_fit(name, seed))
+    return invariances.fitted_bits(small_fit(name, seed))
 
 
 def fit_often(n_fits, first):

@@ -21,7 +21,7 @@ from sklearn_margdrop.families import Family
 from sklearn_margdrop.layers import ACTIVATIONS, Elementwise, Identity, Mask, linearize
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import Noise
-from sklearn_margdrop.products import linear, multiply, squared
+from sklearn_margdrop.numerics.products import linear, multiply, squared
 
 #: Takes derivatives with respect to mean and variance back; None where there is none.
 Back: TypeAlias = Callable[..., tuple[Tensor | None, Tensor | None]]

@@ -18,10 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sklearn_margdrop.layers import NoisyInput
-from sklearn_margdrop.products import multiply
-from sklearn_margdrop.quadrature import gauss_hermite, logsumexp_gap, softplus, softplus_gap
-from sklearn_margdrop.sparse import Matrix, SparseMatrix
-from sklearn_margdrop.spread import centred, split, spread_over_classes
+from sklearn_margdrop.numerics.products import multiply
+from sklearn_margdrop.numerics.quadrature import (
+    gauss_hermite,
+    logsumexp_gap,
+    softplus,
+    softplus_gap,
+)
+from sklearn_margdrop.numerics.sparse import Matrix, SparseMatrix
+from sklearn_margdrop.numerics.spread import centred, split, spread_over_classes
 
 #: Takes derivatives back through :meth:`Family.curvature_trace`.
 Back: TypeAlias = Callable[..., tuple[Tensor | None, Tensor | None, Tensor]]

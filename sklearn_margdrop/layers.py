@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sklearn_margdrop.batches import blocks
 from sklearn_margdrop.noise import Noise
-from sklearn_margdrop.products import product, squared_product
-from sklearn_margdrop.sparse import Matrix, SparseMatrix
+from sklearn_margdrop.numerics.memory import blocks
+from sklearn_margdrop.numerics.products import product, squared_product
+from sklearn_margdrop.numerics.sparse import Matrix, SparseMatrix
 
 
 class Jacobian(Protocol):

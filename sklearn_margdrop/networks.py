@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from sklearn_margdrop.layers import ACTIVATIONS, Affine, Jacobian, glorot_uniform_, linearize
 from sklearn_margdrop.noise import Noise
-from sklearn_margdrop.products import linear
-from sklearn_margdrop.sparse import Matrix, SparseMatrix
+from sklearn_margdrop.numerics.products import linear
+from sklearn_margdrop.numerics.sparse import Matrix, SparseMatrix
 
 
 class Trace(NamedTuple):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_margdrop.backprop import backpropagate, is_known
-from sklearn_margdrop.batches import Batch, RemoteBatch, blocks
 from sklearn_margdrop.families import Family
-from sklearn_margdrop.memory import slice_length
 from sklearn_margdrop.networks import NoisyNetwork, apply_elementwise
+from sklearn_margdrop.numerics.memory import blocks, slice_length
+from sklearn_margdrop.numerics.sparse import Matrix, SparseMatrix, sums_about
 from sklearn_margdrop.penalties import (
     diagonal,
     draw_probes,
@@ -21,7 +21,7 @@ from sklearn_margdrop.penalties import (
     pulled_width,
     quadratic,
 )
-from sklearn_margdrop.sparse import Matrix, SparseMatrix, sums_about
+from sklearn_margdrop.weighting import Batch, RemoteBatch, WeightedRows, weighted
 
 #: How the expectation over the noise is evaluated.
 METHODS = ("diagonal", "quadratic", "moments", "sampling")
@@ -64,11 +64,10 @@ class Objective(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from sklearn_margdrop.batches import Batch
+    >>> from sklearn_margdrop.weighting import Batch
     >>> from sklearn_margdrop.families import Categorical
     >>> from sklearn_margdrop.networks import NoisyNetwork
     >>> from sklearn_margdrop.noise import Dropout
-    >>> from sklearn_margdrop.objective import Objective
     >>> network = NoisyNetwork([4, 8, 3], noise={1: Dropout(0.5)})
     >>> batch = Batch(torch.eye(4), torch.tensor([0, 1, 2, 0]))
     >>> terms = Objective(Categorical(), "diagonal", alpha=1e-4)(network, batch)
@@ -99,7 +98,7 @@ class Objective(nn.Module):
         that ``torch.compile`` can trace. Of dense rows a `part`, ``(k, n)`` for the k-th of n,
         can be taken alone: the terms of all parts, and their gradients, sum to those of the batch.
         """
-        rows = _part(_whole(batch), *part)
+        rows = _part(weighted(batch), *part)
         loss, penalty = self._sums(network, rows, self._noises_loss(batch), generator)
         return Terms(loss, penalty, self._l2(network, loss, part))
 
@@ -120,7 +119,7 @@ class Objective(nn.Module):
             loss, penalty = batch.backward(self, network)
             return self._with_l2(network, loss, penalty, part)
         noises_loss, sums = self._noises_loss(batch), []
-        for rows in self._slices(network, _part(_whole(batch), *part), generator):
+        for rows in self._slices(network, _part(weighted(batch), *part), generator):
             x, y, w, v, _ = rows
             if isinstance(x, Tensor) and self._is_one_pass(network, noises_loss):
                 terms = backpropagate(network, self.family, x, y, w, v, noises_loss, generator)
@@ -248,7 +247,7 @@ class Objective(nn.Module):
             return batch.mean_curvature(self, network, function, penalty, centre)
         n_parts = len(list(network.parameters()))
         totals: list[Tensor] = []
-        for rows in _cut(network, _whole(batch)):
+        for rows in _cut(network, weighted(batch)):
             weight = rows.penalty_weight
             if not penalty:
                 weight = torch.zeros_like(weight)
@@ -275,37 +274,6 @@ def _weighted_sums(values: Matrix, weight: Tensor) -> Tensor:
     if isinstance(values, Tensor) and len(values) == 1:
         return weight.sum(0).unsqueeze(-1) * values
     return (values.mT @ weight).mT
-
-
-class WeightedRows(NamedTuple):
-    """Rows of a batch and their weights in the loss (labelled ones) and in the penalty (all)."""
-
-    x: Matrix
-    y: Tensor
-    loss_weight: Tensor
-    penalty_weight: Tensor
-    probes: Tensor | None = None  # where they are drawn already
-
-    def at(self, index: slice) -> WeightedRows:
-        x, y, loss_weight, penalty_weight = cast("tuple[Tensor, ...]", self[:4])
-        probes = None if self.probes is None else self.probes[index]
-        # Of the labelled rows, which come first, there may be none.
-        return WeightedRows(x[index], y[index], loss_weight[index], penalty_weight[index], probes)
-
-
-def _whole(batch: Batch | WeightedRows) -> WeightedRows:
-    if isinstance(batch, WeightedRows):
-        return batch
-    x, y, weight, share, unlabeled_weight = batch
-    n_labeled, n_unlabeled = len(y), len(x) - len(y)
-    if weight is None:
-        weight = torch.full((n_labeled,), 1 / n_labeled, dtype=x.dtype, device=x.device)
-    else:
-        weight = weight / n_labeled
-    if not n_unlabeled:
-        return WeightedRows(x, y, weight, weight)
-    unlabeled = weight.new_full((n_unlabeled,), share * unlabeled_weight / n_unlabeled)
-    return WeightedRows(x, y, weight, torch.cat([(1 - share) * weight, unlabeled]))
 
 
 def _part(rows: WeightedRows, index: int, n_parts: int) -> WeightedRows:

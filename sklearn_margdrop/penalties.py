@@ -23,11 +23,11 @@ from torch.utils.checkpoint import checkpoint
 
 from sklearn_margdrop.families import Family
 from sklearn_margdrop.layers import Affine, NoisyInput
-from sklearn_margdrop.memory import slice_length
 from sklearn_margdrop.networks import Trace
 from sklearn_margdrop.noise import random_int16
-from sklearn_margdrop.products import product, sum_of_squares
-from sklearn_margdrop.sparse import Matrix
+from sklearn_margdrop.numerics.memory import slice_length
+from sklearn_margdrop.numerics.products import product, sum_of_squares
+from sklearn_margdrop.numerics.sparse import Matrix
 
 #: With more rows than this, writing U out costs more than the elementwise form of its product.
 _MAX_DENSE_ROWS = 128
@@ -40,9 +40,9 @@ def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Ten
 
     The curvature is factored once, H = U'U, and the rows of U are pulled back through the
     layers together: all sites cost one sweep, and J' H J is never formed. Where the pulled rows
-    would take too much memory (:func:`~sklearn_margdrop.memory.slice_length`), it is a sweep for
-    each slice of them, which the backward pass makes again. Under ``torch.compile`` and the
-    transforms of ``torch.func`` nothing is cut.
+    would take too much memory (:func:`~sklearn_margdrop.numerics.memory.slice_length`), each
+    slice of them has a sweep of its own, which the backward pass repeats. Under
+    ``torch.compile`` and the transforms of ``torch.func`` nothing is cut.
 
     Parameters
     ----------

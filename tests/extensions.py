@@ -33,7 +33,7 @@ class GaussianDropout(Noise):
 from torch.nn.functional import logsigmoid
 
 from sklearn_margdrop.families import Family
-from sklearn_margdrop.quadrature import softplus
+from sklearn_margdrop.numerics.quadrature import softplus
 
 
 class Proportion(Family):

@@ -4,13 +4,13 @@ import pytest
 import torch
 from oracles import make_noise, make_targets, randn
 
-from sklearn_margdrop import batches
-from sklearn_margdrop.batches import Batch
 from sklearn_margdrop.families import FAMILIES, Categorical, Family
 from sklearn_margdrop.layers import ACTIVATIONS
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import NOISE_MODELS, Gaussian, Noise
+from sklearn_margdrop.numerics import memory
 from sklearn_margdrop.objective import METHODS, Objective, Terms, _cut, _whole
+from sklearn_margdrop.weighting import Batch
 
 SIZES = [(5, 3), (5, 4, 3), (5, 6, 4, 3)]
 
@@ -154,8 +154,8 @@ def test_blocks_of_rows(family, method, n_unlabeled, n_outputs, monkeypatch):
     whole = objective(network, batch)
     whole.total.backward()
     expected = [p.grad.clone() for p in network.parameters()]
-    monkeypatch.setattr(batches, "_CACHE_ELEMENTS", 20)
-    monkeypatch.setattr(batches, "_CACHE_ROWS", 1)
+    monkeypatch.setattr(memory, "_CACHE_ELEMENTS", 20)
+    monkeypatch.setattr(memory, "_CACHE_ROWS", 1)
     assert len(list(_cut(network, _whole(batch)))) > 1
     network.zero_grad()
     terms = objective.backward(network, batch)
@@ -165,7 +165,7 @@ def test_blocks_of_rows(family, method, n_unlabeled, n_outputs, monkeypatch):
     for function in (torch.square, torch.ones_like):
         blocked = objective.mean_curvature(network, batch, function, penalty=True)
         with monkeypatch.context() as patch:
-            patch.setattr(batches, "_CACHE_ROWS", 512)
+            patch.setattr(memory, "_CACHE_ROWS", 512)
             at_once = objective.mean_curvature(network, batch, function, penalty=True)
         torch.testing.assert_close(blocked, at_once, rtol=1e-10, atol=1e-12)
 

@@ -30,8 +30,8 @@ from sklearn_margdrop import (
     MarginalizedDropoutGLMClassifier,
     MarginalizedDropoutRegressor,
 )
-from sklearn_margdrop.batches import Batches, Features, Rows
-from sklearn_margdrop.validation import check_device
+from sklearn_margdrop.numerics.devices import check_device
+from sklearn_margdrop.training.batches import Batches, Features, Rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:Training stopped at max_iter")
 

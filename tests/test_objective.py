@@ -6,11 +6,11 @@ import torch
 from oracles import expected, make_targets, randn, weights_of, z_score
 from sklearn.linear_model import Ridge
 
-from sklearn_margdrop.batches import Batch
 from sklearn_margdrop.families import FAMILIES, Categorical, Normal
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import Dropout, Gaussian
 from sklearn_margdrop.objective import METHODS, Objective
+from sklearn_margdrop.weighting import Batch
 
 EXACT = {"rtol": 1e-10, "atol": 1e-14}
 Q = {0: 0.7, 1: 0.5}

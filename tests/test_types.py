@@ -22,7 +22,6 @@ from sklearn_margdrop import (
     MarginalizedDropoutGLMRegressor,
     MarginalizedDropoutRegressor,
 )
-from sklearn_margdrop.batches import Batch
 from sklearn_margdrop.families import FAMILIES, Categorical, Family, Normal
 from sklearn_margdrop.inspection import (
     FisherScalingDisplay,
@@ -34,12 +33,13 @@ from sklearn_margdrop.inspection import (
 from sklearn_margdrop.layers import Elementwise, Jacobian, NoisyInput, linearize
 from sklearn_margdrop.networks import NoisyNetwork, Trace, trace
 from sklearn_margdrop.noise import NOISE_MODELS, Dropout, Gaussian, Noise
+from sklearn_margdrop.numerics.quadrature import logsumexp_gap, softplus_gap
+from sklearn_margdrop.numerics.sparse import Matrix, SparseMatrix
 from sklearn_margdrop.objective import Objective, Terms
-from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
 from sklearn_margdrop.penalties import diagonal, draw_probes, moments, quadratic
-from sklearn_margdrop.quadrature import logsumexp_gap, softplus_gap
-from sklearn_margdrop.sparse import Matrix, SparseMatrix
-from sklearn_margdrop.training import MarginalizedNet
+from sklearn_margdrop.training.net import MarginalizedNet
+from sklearn_margdrop.training.optimizers import Fisher, FisherLBFGS
+from sklearn_margdrop.weighting import Batch
 
 
 class Uniform(Noise):

@@ -1,4 +1,4 @@
-"""Fits of every estimator, method and solver, to show that a change leaves them the same to the bit.
+"""Fits of every estimator, method and solver: does a change leave them the same to the bit?
 
     python benchmarks/robustness/same_fits.py --save fits.json   # on the commit before
     python benchmarks/robustness/same_fits.py --check fits.json  # after the change, same machine
@@ -139,7 +139,9 @@ FITS = {
     "network, pretrained": lambda: network(pretrainer=BernoulliRBM(n_iter=2)).fit(
         X, Y, X_unlabeled=U
     ),
-    "network, exploding": lambda: network(learning_rate_init=0.5, solver="sgd", max_iter=8).fit(8 * X, Y),
+    "network, exploding": lambda: network(learning_rate_init=0.5, solver="sgd", max_iter=8).fit(
+        8 * X, Y
+    ),
     "network, warm start": lambda: warm(network(tol=0.0), X, Y),
     "network, stream": lambda: streamed(network(), X, Y, classes=range(10)),
     "network, resumed": lambda: resumed(network),

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from sklearn_margdrop.memory import is_out_of_memory, with_advice
-from sklearn_margdrop.training import MarginalizedNet
+from sklearn_margdrop.numerics.memory import is_out_of_memory, with_advice
+from sklearn_margdrop.training.net import MarginalizedNet
 
 #: What is to be done once nothing can fail any more. All of it are functions of C.
 Changes = list[Callable[[], object]]

@@ -20,34 +20,36 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_margdrop.ambient import neutral
-from sklearn_margdrop.batches import Features, Host, Rows
-from sklearn_margdrop.callbacks import FitTasks
-from sklearn_margdrop.checkpoints import Checkpoints
-from sklearn_margdrop.csr import MatrixLike
-from sklearn_margdrop.data_parallel import check_accelerator, is_main_process, shared_seed
+from sklearn_margdrop.distributed.data_parallel import (
+    check_accelerator,
+    is_main_process,
+    shared_seed,
+)
 from sklearn_margdrop.estimators.atomic import Atomic, Outcome
 from sklearn_margdrop.estimators.dask_data import is_dask
 from sklearn_margdrop.estimators.ending import Ending
-from sklearn_margdrop.estimators.export import ExportMixin
 from sklearn_margdrop.estimators.html import DiagramMixin
-from sklearn_margdrop.fingerprint import describe, digest
-from sklearn_margdrop.networks import NoisyNetwork
-from sklearn_margdrop.sparse import has_duplicates
-from sklearn_margdrop.training import MarginalizedNet
-from sklearn_margdrop.units import Units
-from sklearn_margdrop.validation import (
-    check_device,
+from sklearn_margdrop.estimators.validation import (
     check_magnitudes,
     check_range,
     check_weights,
     fresh_random_state,
-    release_memory,
-    to_tensor,
     typed,
     unlike_labelled,
     validated,
 )
+from sklearn_margdrop.export.mixin import ExportMixin
+from sklearn_margdrop.networks import NoisyNetwork
+from sklearn_margdrop.numerics.ambient import neutral
+from sklearn_margdrop.numerics.csr import MatrixLike
+from sklearn_margdrop.numerics.devices import check_device, release_memory, to_tensor
+from sklearn_margdrop.numerics.sparse import has_duplicates
+from sklearn_margdrop.training.batches import Features, Host, Rows
+from sklearn_margdrop.training.callbacks import FitTasks
+from sklearn_margdrop.training.checkpoints import Checkpoints
+from sklearn_margdrop.training.fingerprint import describe, digest
+from sklearn_margdrop.training.net import MarginalizedNet
+from sklearn_margdrop.training.units import Units
 
 #: Above, the weighted gradients of a stream could overflow in float32.
 MOST_FLOAT32_WEIGHT = 1e16

@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import StrOptions
 
-from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.indicators import IndicatorTarget
 from sklearn_margdrop.estimators.network import BaseMarginalizedNetwork
-from sklearn_margdrop.validation import typed
+from sklearn_margdrop.estimators.validation import typed
+from sklearn_margdrop.numerics.csr import MatrixLike
 
 
 class MarginalizedDropoutClassifier(IndicatorTarget, BaseMarginalizedNetwork):

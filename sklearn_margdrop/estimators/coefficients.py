@@ -13,15 +13,15 @@ from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from sklearn_margdrop.batches import blocks
-from sklearn_margdrop.csr import MatrixLike
-from sklearn_margdrop.export import Layers
+from sklearn_margdrop.export.graph import Layers
 from sklearn_margdrop.families import Family
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import Noise
-from sklearn_margdrop.training import MarginalizedNet
-from sklearn_margdrop.units import Units, conversion
-from sklearn_margdrop.validation import to_array
+from sklearn_margdrop.numerics.csr import MatrixLike
+from sklearn_margdrop.numerics.devices import to_array
+from sklearn_margdrop.numerics.memory import blocks
+from sklearn_margdrop.training.net import MarginalizedNet
+from sklearn_margdrop.training.units import Units, conversion
 
 
 class Coefficients:

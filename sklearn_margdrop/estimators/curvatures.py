@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sklearn_margdrop.batches import Batch, Rows, blocks
-from sklearn_margdrop.training import MarginalizedNet
+from sklearn_margdrop.numerics.memory import blocks
+from sklearn_margdrop.training.batches import Rows
+from sklearn_margdrop.training.net import MarginalizedNet
+from sklearn_margdrop.weighting import Batch
 
 
 class Curvatures:

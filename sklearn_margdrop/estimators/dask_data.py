@@ -11,18 +11,17 @@ from sklearn.base import is_classifier
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import validate_data
 
-from sklearn_margdrop.ambient import neutral
-from sklearn_margdrop.families import FAMILIES, Family
-from sklearn_margdrop.partitions import Bundle, Bundles, PartitionedRows, Shape
-from sklearn_margdrop.units import Units, standardised
-from sklearn_margdrop.validation import (
-    check_device,
+from sklearn_margdrop.distributed.partitions import Bundle, Bundles, PartitionedRows, Shape
+from sklearn_margdrop.estimators.validation import (
     check_range,
     check_weights,
     largest_magnitude,
-    to_tensor,
     unlike_labelled,
 )
+from sklearn_margdrop.families import FAMILIES, Family
+from sklearn_margdrop.numerics.ambient import neutral
+from sklearn_margdrop.numerics.devices import check_device, to_tensor
+from sklearn_margdrop.training.units import Units, standardised
 
 
 def is_dask(*collections: Any) -> bool:

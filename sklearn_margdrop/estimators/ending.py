@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from sklearn_margdrop.batches import Features, Rows, blocks
 from sklearn_margdrop.notices import warn
-from sklearn_margdrop.optimizers import FisherLBFGS
-from sklearn_margdrop.training import MarginalizedNet
+from sklearn_margdrop.numerics.memory import blocks
+from sklearn_margdrop.training.batches import Features, Rows
+from sklearn_margdrop.training.net import MarginalizedNet
+from sklearn_margdrop.training.optimizers import FisherLBFGS
 
 #: A fit is worse than a constant if its loss is so many times as large.
 _CLEARLY = 1.05

@@ -11,19 +11,20 @@ from numpy.typing import NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from sklearn_margdrop.batches import Features, Host, Rows
-from sklearn_margdrop.callbacks import FitTasks, GradientStopping, Stopping
-from sklearn_margdrop.checkpoints import Checkpoints
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.estimators.coefficients import Coefficients
 from sklearn_margdrop.estimators.curvatures import Curvatures
 from sklearn_margdrop.estimators.dask_data import is_dask, partitioned_rows
+from sklearn_margdrop.estimators.validation import check_noise, draw_seed
 from sklearn_margdrop.families import Family
 from sklearn_margdrop.noise import Noise
-from sklearn_margdrop.optimizers import Fisher, FisherLBFGS
-from sklearn_margdrop.training import MarginalizedNet
-from sklearn_margdrop.units import conversion
-from sklearn_margdrop.validation import check_noise, draw_seed, to_array
+from sklearn_margdrop.numerics.devices import to_array
+from sklearn_margdrop.training.batches import Features, Host, Rows
+from sklearn_margdrop.training.callbacks import FitTasks, GradientStopping, Stopping
+from sklearn_margdrop.training.checkpoints import Checkpoints
+from sklearn_margdrop.training.net import MarginalizedNet
+from sklearn_margdrop.training.optimizers import Fisher, FisherLBFGS
+from sklearn_margdrop.training.units import conversion
 
 #: The first step sizes that "auto" stands for.
 _LEARNING_RATES = {"lbfgs": 1.0, "sgd": 0.1, "adagrad": 0.1, "fisher": 1.0}

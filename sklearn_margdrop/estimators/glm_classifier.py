@@ -12,10 +12,10 @@ from sklearn.base import _fit_context
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 
-from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.glm import BaseMarginalizedGLM, is_online
 from sklearn_margdrop.estimators.targets import LabelTarget
-from sklearn_margdrop.validation import typed
+from sklearn_margdrop.estimators.validation import typed
+from sklearn_margdrop.numerics.csr import MatrixLike
 
 
 class MarginalizedDropoutGLMClassifier(LabelTarget, BaseMarginalizedGLM):

@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike
 from sklearn.base import _fit_context
 from sklearn.utils.metaestimators import available_if
 
-from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.glm import BaseMarginalizedGLM, is_online
 from sklearn_margdrop.estimators.targets import NumberTarget
-from sklearn_margdrop.validation import typed
+from sklearn_margdrop.estimators.validation import typed
+from sklearn_margdrop.numerics.csr import MatrixLike
 
 
 class MarginalizedDropoutGLMRegressor(NumberTarget, BaseMarginalizedGLM):

@@ -13,12 +13,12 @@ from sklearn.utils.multiclass import type_of_target
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from sklearn_margdrop.ambient import neutral
-from sklearn_margdrop.batches import Rows
-from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.targets import LabelTarget, Scorer
+from sklearn_margdrop.estimators.validation import check_classes, check_finite
 from sklearn_margdrop.families import Bernoulli, Family
-from sklearn_margdrop.validation import check_classes, check_finite
+from sklearn_margdrop.numerics.ambient import neutral
+from sklearn_margdrop.numerics.csr import MatrixLike
+from sklearn_margdrop.training.batches import Rows
 
 
 class IndicatorTarget(LabelTarget):

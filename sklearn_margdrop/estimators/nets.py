@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
 from torch import Tensor
 
-from sklearn_margdrop.ambient import neutral
 from sklearn_margdrop.families import Bernoulli, Family
-from sklearn_margdrop.training import MarginalizedNet
-from sklearn_margdrop.units import conversion
+from sklearn_margdrop.numerics.ambient import neutral
+from sklearn_margdrop.training.net import MarginalizedNet
+from sklearn_margdrop.training.units import conversion
 
 
 class ClassifierNet(ClassifierMixin, MarginalizedNet):

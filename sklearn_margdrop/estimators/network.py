@@ -14,8 +14,26 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils._param_validation import HasMethods, Hidden, Interval, Options, StrOptions
 from torch import Tensor
 
-from sklearn_margdrop.batches import Features, Rows
-from sklearn_margdrop.callbacks import (
+from sklearn_margdrop.distributed.data_parallel import alone, parallel
+from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
+from sklearn_margdrop.estimators.pretraining import pretrain
+from sklearn_margdrop.estimators.validation import (
+    check_finite,
+    check_hidden_layer_sizes,
+    check_noise,
+    check_sites,
+    draw_seed,
+)
+from sklearn_margdrop.estimators.weights import WHERE, ReadOnlyList
+from sklearn_margdrop.export.graph import Layers
+from sklearn_margdrop.families import Family
+from sklearn_margdrop.layers import ACTIVATIONS
+from sklearn_margdrop.networks import NoisyNetwork
+from sklearn_margdrop.noise import Noise
+from sklearn_margdrop.numerics.csr import MatrixLike
+from sklearn_margdrop.numerics.devices import to_array
+from sklearn_margdrop.training.batches import Features, Rows
+from sklearn_margdrop.training.callbacks import (
     FitTasks,
     InverseDecay,
     Stopping,
@@ -23,27 +41,9 @@ from sklearn_margdrop.callbacks import (
     check_validation,
     freezes,
 )
-from sklearn_margdrop.checkpoints import Checkpoints
-from sklearn_margdrop.csr import MatrixLike
-from sklearn_margdrop.data_parallel import alone, parallel
-from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
-from sklearn_margdrop.estimators.pretraining import pretrain
-from sklearn_margdrop.estimators.weights import WHERE, ReadOnlyList
-from sklearn_margdrop.export import Layers
-from sklearn_margdrop.families import Family
-from sklearn_margdrop.layers import ACTIVATIONS
-from sklearn_margdrop.networks import NoisyNetwork
-from sklearn_margdrop.noise import Noise
-from sklearn_margdrop.training import MarginalizedNet
-from sklearn_margdrop.units import Units
-from sklearn_margdrop.validation import (
-    check_finite,
-    check_hidden_layer_sizes,
-    check_noise,
-    check_sites,
-    draw_seed,
-    to_array,
-)
+from sklearn_margdrop.training.checkpoints import Checkpoints
+from sklearn_margdrop.training.net import MarginalizedNet
+from sklearn_margdrop.training.units import Units
 
 _DIVERGED = (
     "The objective exploded or became non-finite in epoch {epoch}. Lower learning_rate_init "

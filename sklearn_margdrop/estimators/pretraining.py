@@ -12,10 +12,12 @@ from sklearn.base import clone
 from sklearn.neural_network import BernoulliRBM
 from torch import nn
 
-from sklearn_margdrop.batches import Features, Host, Rows, blocks
+from sklearn_margdrop.estimators.validation import draw_seed
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.notices import warn
-from sklearn_margdrop.validation import draw_seed, to_tensor
+from sklearn_margdrop.numerics.devices import to_tensor
+from sklearn_margdrop.numerics.memory import blocks
+from sklearn_margdrop.training.batches import Features, Host, Rows
 
 
 def pretrain(

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import _fit_context
 
-from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.network import BaseMarginalizedNetwork
 from sklearn_margdrop.estimators.targets import NumberTarget
-from sklearn_margdrop.validation import typed
+from sklearn_margdrop.estimators.validation import typed
+from sklearn_margdrop.numerics.csr import MatrixLike
 
 
 class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):

@@ -17,22 +17,22 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils import check_array, check_consistent_length
 from torch import Tensor
 
-from sklearn_margdrop.ambient import neutral
-from sklearn_margdrop.batches import Rows
-from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.nets import ClassifierNet, RegressorNet, logits, most_probable
-from sklearn_margdrop.families import FAMILIES, Bernoulli, Categorical, Family
-from sklearn_margdrop.notices import warn
-from sklearn_margdrop.units import Units, check_chunk, check_units, standardised
-from sklearn_margdrop.validation import (
+from sklearn_margdrop.estimators.validation import (
     as_vector,
     check_finite,
     check_range,
     check_weights,
     class_weights,
     encode_labels,
-    to_tensor,
 )
+from sklearn_margdrop.families import FAMILIES, Bernoulli, Categorical, Family
+from sklearn_margdrop.notices import warn
+from sklearn_margdrop.numerics.ambient import neutral
+from sklearn_margdrop.numerics.csr import MatrixLike
+from sklearn_margdrop.numerics.devices import to_tensor
+from sklearn_margdrop.training.batches import Rows
+from sklearn_margdrop.training.units import Units, check_chunk, check_units, standardised
 
 #: The score of validation rows from their linear predictor, encoded target and weights.
 Scorer: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], float]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sklearn_margdrop.validation import to_array
+from sklearn_margdrop.numerics.devices import to_array
 
 #: Why it cannot be done, and what can.
 WHERE = (

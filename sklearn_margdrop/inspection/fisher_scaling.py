@@ -13,10 +13,10 @@ from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_margdrop.ambient import neutral
-from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.families import FAMILIES
 from sklearn_margdrop.inspection.unwrap import last_step
+from sklearn_margdrop.numerics.ambient import neutral
+from sklearn_margdrop.numerics.csr import MatrixLike
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

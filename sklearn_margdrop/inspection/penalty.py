@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from sklearn_margdrop.ambient import neutral
-from sklearn_margdrop.batches import Features, Host, blocks
-from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
+from sklearn_margdrop.estimators.validation import check_finite
 from sklearn_margdrop.inspection.unwrap import unwrap
 from sklearn_margdrop.networks import Trace, trace
+from sklearn_margdrop.numerics.ambient import neutral
+from sklearn_margdrop.numerics.csr import MatrixLike
+from sklearn_margdrop.numerics.memory import blocks
 from sklearn_margdrop.penalties import diagonal, moments, parts, quadratic
-from sklearn_margdrop.validation import check_finite
+from sklearn_margdrop.training.batches import Features, Host
 
 _PENALTIES = {"diagonal": diagonal, "moments": moments, "quadratic": quadratic}
 

@@ -11,10 +11,10 @@ from sklearn.base import clone
 from sklearn.model_selection import validation_curve
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
-from sklearn_margdrop.csr import MatrixLike
 from sklearn_margdrop.inspection.fisher_scaling import names_of, row_of
 from sklearn_margdrop.inspection.unwrap import last_step
 from sklearn_margdrop.noise import NOISE_MODELS
+from sklearn_margdrop.numerics.csr import MatrixLike
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,8 @@ from typing import Any
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_margdrop.batches import Host
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
+from sklearn_margdrop.training.batches import Host
 
 
 def last_step(estimator: Any) -> tuple[BaseMarginalizedEstimator, str, list[Any]]:

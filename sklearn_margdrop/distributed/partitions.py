@@ -1,0 +1,262 @@
+"""Rows that lie in partitions elsewhere: each evaluation sends the coefficients to them.
+
+A partition computes its part of the loss, the penalty and the gradient where its rows are, and
+only their sums, a vector of the size of the coefficients, come back.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sklearn_margdrop.networks import NoisyNetwork
+from sklearn_margdrop.numerics.ambient import neutral
+from sklearn_margdrop.numerics.sparse import column_sums, first_row
+from sklearn_margdrop.objective import Objective
+from sklearn_margdrop.training.batches import Features, Rows
+from sklearn_margdrop.training.units import Units
+from sklearn_margdrop.weighting import RemoteBatch, WeightedRows
+
+#: Results that one task adds up.
+_FAN_IN = 8
+
+
+class Bundle:
+    """Partitions that one thread evaluates, one after the other.
+
+    Parameters
+    ----------
+    features : list of Features
+    targets : list of Tensor
+        Those of the labelled rows, which come without unlabelled ones; empty for unlabelled rows.
+    weights : list of pair of Tensor
+        Those of each row in the loss and in the penalty, over the sums of all partitions.
+    """
+
+    def __init__(
+        self, features: list[Features], targets: list[Tensor], weights: list[tuple[Tensor, Tensor]]
+    ) -> None:
+        self.features, self.targets, self.weights = features, targets, weights
+        self._rows: list[WeightedRows] | None = None
+        self._engines: dict[bytes, tuple[NoisyNetwork, Objective]] = {}
+        self.lock = Lock()  # a call that was interrupted may still be running
+
+    def __sizeof__(self) -> int:
+        return sum(8 * each.n_stored for each in self.features)
+
+    def __reduce__(self) -> tuple[type[Bundle], tuple[Any, ...]]:
+        return Bundle, (self.features, self.targets, self.weights)
+
+    @property
+    def rows(self) -> list[WeightedRows]:
+        """The rows as the objective takes them, made once."""
+        if self._rows is None:
+            self._rows = [
+                WeightedRows(x.take(slice(0, len(x))), y, *weights)
+                for x, y, weights in zip(self.features, self.targets, self.weights, strict=True)
+            ]
+        return self._rows
+
+    def _engine(self, spec: bytes, vector: np.ndarray) -> tuple[NoisyNetwork, Objective]:
+        # Kept, as what sparse rows remember is remembered for the noise of one network.
+        if spec not in self._engines:
+            options, family, method = unpack(spec)
+            device = self.features[0].device if self.features else "cpu"
+            network, objective = NoisyNetwork(**options), Objective(family, method)
+            self._engines[spec] = network.to(device), objective.to(device)
+        network, objective = self._engines[spec]
+        start = 0
+        with torch.no_grad():
+            for p in network.parameters():
+                p.copy_(torch.from_numpy(vector[start : start + p.numel()].reshape(p.shape)))
+                start += p.numel()
+                p.grad = torch.zeros_like(p)
+        return network, objective
+
+    def evaluate(self, spec: bytes, vector: np.ndarray) -> np.ndarray:
+        """Loss, penalty and gradient, summed."""
+        network, objective = self._engine(spec, vector)
+        with torch.enable_grad():
+            terms = [objective.backward(network, rows) for rows in self.rows]
+        start = torch.from_numpy(vector).new_zeros(2)
+        sums = sum((torch.stack([t.loss, t.penalty]).cpu() for t in terms), start)
+        grads = [p.grad.reshape(-1).cpu() for p in network.parameters() if p.grad is not None]
+        return torch.cat([sums, *grads]).numpy()
+
+    def curvature(self, spec: bytes, vector: np.ndarray, options: bytes) -> np.ndarray:
+        """The same of :meth:`Objective.mean_curvature`."""
+        network, objective = self._engine(spec, vector)
+        parts = (objective.mean_curvature(network, r, *unpack(options)) for r in self.rows)
+        flat = (torch.cat([each.reshape(-1).cpu() for each in part]) for part in parts)
+        return sum(flat, torch.zeros_like(torch.from_numpy(vector))).numpy()
+
+    def origin(self) -> np.ndarray | None:
+        """The first of the labelled rows, if there are any."""
+        labelled = (r.x for r in self.rows if len(r.y))
+        return next((first_row(x).cpu().numpy() for x in labelled), None)
+
+    def column_sums(self, origin: np.ndarray) -> np.ndarray:
+        """See :func:`~sklearn_margdrop.numerics.sparse.column_sums`; of the labelled rows."""
+        total = np.zeros((3, len(origin)))
+        for r in self.rows:
+            if len(r.y):
+                about = torch.from_numpy(origin).to(r.loss_weight.device)
+                total += column_sums(r.x, about, r.loss_weight).cpu().numpy()
+        return total
+
+    def total(self, function: bytes) -> np.ndarray:
+        """Sums of a function of the labelled rows' targets and weights."""
+        call = unpack(function)
+        parts = [call(r.y, r.loss_weight).cpu().numpy() for r in self.rows if len(r.y)]
+        return np.asarray(sum(parts))
+
+
+def pack(value: Any) -> bytes:
+    """Bytes of which any worker makes the value, also of classes that a script defines."""
+    packed: bytes = importlib.import_module("cloudpickle").dumps(value)  # Dask needs it, too
+    return packed
+
+
+unpack = pickle.loads
+
+
+def add(*results: np.ndarray) -> np.ndarray:
+    """The sum of vectors."""
+    return np.asarray(sum(results[1:], results[0]))
+
+
+def call(bundle: Bundle, method: str, arguments: tuple[Any, ...]) -> Any:
+    """A method of a bundle, as a function."""
+    with bundle.lock, neutral():
+        return getattr(bundle, method)(*arguments)
+
+
+class Bundles(NamedTuple):
+    """The bundles, in this process or, where there is a client, as futures of a Dask cluster."""
+
+    bundles: list[Any]
+    client: Any = None
+
+    def first(self, method: str) -> np.ndarray:
+        """What that method of the first bundle returns for which it is not None."""
+        for each in self.bundles:
+            if self.client is None:
+                found = call(each, method, ())
+            else:
+                found = self.client.submit(call, each, method, (), pure=False).result()
+            if found is not None:
+                break
+        return np.asarray(found)
+
+    def sum(self, method: str, *arguments: Any) -> np.ndarray:
+        """The sum over the bundles of what a method of theirs returns."""
+        if self.client is None:
+            return add(*(call(each, method, arguments) for each in self.bundles))
+        parts = self.client.map(call, self.bundles, method=method, arguments=arguments, pure=False)
+        while len(parts) > 1:
+            groups = [parts[k : k + _FAN_IN] for k in range(0, len(parts), _FAN_IN)]
+            parts = [self.client.submit(add, *group, pure=False) for group in groups]
+        try:
+            return np.array(parts[0].result())
+        except CancelledError as error:
+            raise RuntimeError(
+                "Rows were lost with a worker, and the cluster cannot compute them again. Make "
+                "the collection from files or functions, not from client.scatter or futures."
+            ) from error
+
+
+class PartitionedBatch(RemoteBatch):
+    """All rows of all partitions, as the objective sees them; `y` are a few of the targets."""
+
+    x = None
+
+    def __init__(self, bundles: Bundles, y: Tensor) -> None:
+        self.bundles, self.y = bundles, y
+
+    def backward(self, objective: Objective, network: NoisyNetwork) -> tuple[Tensor, Tensor]:
+        result = torch.from_numpy(self.bundles.sum("evaluate", *_message(objective, network)))
+        start = 2
+        for p in network.parameters():
+            grad = result[start : start + p.numel()].view_as(p).to(p.device)
+            p.grad = grad.clone() if p.grad is None else p.grad.add_(grad)
+            start += p.numel()
+        return result[0], result[1]
+
+    def mean_curvature(
+        self,
+        objective: Objective,
+        network: NoisyNetwork,
+        function: Callable[[Tensor], Tensor],
+        penalty: bool,
+        centre: Tensor | None,
+    ) -> list[Tensor]:
+        options = pack((function, penalty, centre))
+        flat = self.bundles.sum("curvature", *_message(objective, network), options)
+        parameters = list(network.parameters())
+        parts = torch.from_numpy(flat).split([p.numel() for p in parameters])
+        return [part.view_as(p).to(p.device) for part, p in zip(parts, parameters, strict=True)]
+
+
+class Shape(NamedTuple):
+    """What is known of features that lie elsewhere."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    device: torch.device
+    n_stored: int
+    is_sparse: bool = False
+
+
+class PartitionedRows(Rows):
+    """Rows in partitions; `y` are a few of the targets, which tell all classes or the range."""
+
+    def __init__(
+        self, bundles: Bundles, features: Shape, y: Tensor, units: Units | None = None
+    ) -> None:
+        self.bundles = bundles
+        self.features = features  # type: ignore[assignment]  # known, not held
+        self.y = y
+        self.units = units
+        self.weight = self.index = self.unlabeled = None
+
+    def __len__(self) -> int:
+        return self.features.shape[0]
+
+    @property
+    def whole(self) -> Any:
+        """All rows, as the objective takes them."""
+        return PartitionedBatch(self.bundles, self.y)
+
+    def widened(self) -> PartitionedRows:
+        return self  # they have the dtype that they have
+
+    def _origin(self) -> Tensor:
+        return torch.from_numpy(self.bundles.first("origin"))
+
+    def _sums_about(self, origin: Tensor) -> Tensor:
+        return torch.from_numpy(self.bundles.sum("column_sums", origin.numpy()))
+
+    def total(self, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        return torch.from_numpy(self.bundles.sum("total", pack(function)))
+
+
+def _message(objective: Objective, network: NoisyNetwork) -> tuple[bytes, np.ndarray]:
+    (linear,) = network.linears
+    options = {
+        "layer_sizes": (linear.in_features, linear.out_features),
+        "noise": dict(network.noise),
+        "seed": None,
+        "dtype": linear.weight.dtype,
+        "fit_intercept": linear.bias is not None,
+    }
+    spec = pack((options, objective.family, objective.method))
+    flat = torch.cat([p.detach().reshape(-1) for p in network.parameters()])
+    return spec, flat.cpu().numpy()

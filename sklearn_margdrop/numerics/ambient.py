@@ -1,0 +1,111 @@
+"""The state of torch around a call, which is not to change what the call computes.
+
+torch keeps much of it for each thread: whether it records gradients, casts to half precision
+(autocast), where new tensors lie. A caller sets it for code of their own, a training loop say, and
+every function they call is in it too. What users call here begins with :func:`neutral`.
+
+What torch keeps for the whole process (the default dtype, deterministic algorithms) is left as it
+is, and no computation asks for it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+T = TypeVar("T")
+
+#: The kinds of devices that fits run on, each of which has an autocast of its own.
+_AUTOCAST = ("cpu", "cuda", "mps", "xpu")
+
+#: Half of it is zero where the processor flushes denormal numbers.
+_SMALLEST_NORMAL = sys.float_info.min
+
+
+@contextmanager
+def neutral() -> Iterator[None]:
+    """In this thread, torch as it is when it has just been imported.
+
+    Gradients are recorded, and tensors are no inference tensors; nothing is cast; new tensors lie
+    on the CPU; what is saved for backward passes is not changed by hooks; denormal numbers are
+    not flushed. Afterwards all is as it was, also after an error. Works as a decorator, too, but
+    not of generators, whose caller would be in it as well: see :func:`neutral_steps`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.numerics.ambient import neutral
+    >>> with torch.inference_mode(), torch.device("meta"):
+    ...     with neutral():
+    ...         inside = torch.ones(1, requires_grad=True).exp()
+    ...     outside = torch.ones(1).exp()
+    >>> inside.requires_grad, inside.device.type, outside.device.type
+    (True, 'cpu', 'meta')
+    """
+    contexts = list(_corrections())
+    if not contexts:  # as almost always, and then it costs a few microseconds
+        yield
+        return
+    with ExitStack() as stack:
+        for each in contexts:
+            stack.enter_context(each)
+        yield
+
+
+def neutral_steps(iterator: Iterator[T]) -> Iterator[T]:
+    """The same items, each made in a :func:`neutral` context, which their taker is not in.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.numerics.ambient import neutral_steps
+    >>> with torch.no_grad():
+    ...     for is_recorded in neutral_steps(torch.is_grad_enabled() for _ in range(2)):
+    ...         print(is_recorded, torch.is_grad_enabled())
+    True False
+    True False
+    """
+    while True:
+        with neutral():
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+        yield item
+
+
+def _corrections() -> Iterator[AbstractContextManager[Any]]:
+    """What has to be entered to be in a neutral context."""
+    if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
+        yield torch.inference_mode(False)  # which records gradients, too
+    for kind in _AUTOCAST:
+        if torch.is_autocast_enabled(kind):
+            yield torch.autocast(kind, enabled=False)
+    # A default device is a mode of functions. To ask for the device itself takes longer, and
+    # fails where there is no such device.
+    if torch._C._len_torch_function_stack() > 0:
+        yield torch.device("cpu")
+    if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+        yield saved_tensors_hooks(_same, _same)
+    if _SMALLEST_NORMAL / 2 == 0:
+        yield _with_denormals()
+
+
+@contextmanager
+def _with_denormals() -> Iterator[None]:
+    # Of this thread alone: the others that torch computes on keep what they were started with.
+    torch.set_flush_denormal(False)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(True)
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor

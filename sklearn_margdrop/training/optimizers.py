@@ -1,0 +1,353 @@
+"""Optimisers of generalised linear models that know the Fisher information."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+#: A step length, and the function and its slope there.
+Point: TypeAlias = tuple[float, float, float]
+
+#: Steps without progress after which what is left is rounding. The gradient may grow for a while
+#: before it shrinks, where the values no longer tell.
+_PATIENCE = 20
+
+
+class FisherLBFGS:
+    """L-BFGS in coordinates where the curvature is about one, one iteration a step.
+
+    The inverse Hessian starts from a diagonal, the Fisher information at the start. All vectors
+    are views of a few flat ones that are updated in place: :class:`torch.optim.LBFGS` keeps a
+    dozen more, which counts where features outnumber the rows, knows no diagonal, and ignores
+    changes of the gradient below an absolute bound, which ends its superlinear convergence early.
+
+    Parameters
+    ----------
+    params : iterable of dict
+        Groups of parameters, ``{"params": [...]}``.
+    lr : float, default=1.0
+        The step length that a line search tries first.
+    history_size : int, default=10
+        Pairs of vectors that approximate the inverse Hessian.
+
+    Attributes
+    ----------
+    decrement : float
+        The norm of the gradient where the curvature is one, at the end of the last step: half its
+        square is about how far above its minimum the objective is. It is the larger one of the
+        norms by the diagonal and by what the steps have told of the curvature, which falls where
+        predictions become confident.
+    stalled : bool
+        Whether the rest is rounding: the last step found nothing lower, or the last twenty neither
+        the lowest value nor the smallest decrement so far.
+
+    Examples
+    --------
+    A quadratic function with the curvatures 1 and 10,000:
+
+    >>> import torch
+    >>> from sklearn_margdrop.training.optimizers import FisherLBFGS
+    >>> x, curvature = torch.nn.Parameter(torch.ones(2)), torch.tensor([1.0, 1e4])
+    >>> optimizer = FisherLBFGS([{"params": [x]}])
+    >>> optimizer.precondition([curvature])
+    >>> def objective():
+    ...     value = 0.5 * (curvature * x * x).sum()
+    ...     value.backward()
+    ...     return value
+    >>> _ = optimizer.step(objective)
+    >>> optimizer.decrement < 1e-6
+    True
+    """
+
+    def __init__(
+        self, params: Iterable[dict[str, Any]], lr: float = 1.0, history_size: int = 10
+    ) -> None:
+        self.params = [p for group in params for p in group["params"]]
+        self.lr = lr
+        self.history_size = history_size
+        self._slots: list[int] = []
+        self._planned: tuple[int, float] | None = None
+        self._value: float | None = None
+        self.decrement = math.inf
+        self.stalled = False
+        self.forget()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `precondition` has been called."""
+        # None in the pickles of earlier versions.
+        return self._inverse is not None and len(self._inverse) > 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on but the parameters; nothing once it is forgotten."""
+        state: dict[str, Any] = {}
+        if self.is_ready:
+            state = {
+                "inverse": self._inverse,
+                "grad": self._grad,
+                "steps": self._steps[self._slots],
+                "changes": self._changes[self._slots],
+                "value": self._value,
+                "decrement": self.decrement,
+                "stalled": self.stalled,
+                "lowest": self._lowest,
+                "n_fruitless": self._n_fruitless,
+            }
+        return {"state": state, "param_groups": []}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from such a state, at the present parameters, after `precondition`."""
+        state = state_dict["state"]
+        if not state:
+            return
+        self._inverse.copy_(state["inverse"])
+        self._grad.copy_(state["grad"])
+        self._slots = list(range(len(state["steps"])))
+        self._steps[self._slots] = state["steps"].to(self._steps)
+        self._changes[self._slots] = state["changes"].to(self._steps)
+        self._value = state["value"]
+        self.decrement, self.stalled = state["decrement"], state["stalled"]
+        self._lowest, self._n_fruitless = state["lowest"], state["n_fruitless"]
+
+    def precondition(self, diagonal: Sequence[Tensor]) -> None:
+        """Start from the present parameters and a `diagonal` of the Hessian, one tensor for each.
+
+        Parameters that the objective does not depend on, whose diagonal is zero, stay.
+        """
+        flat = torch.cat([each.reshape(-1) for each in diagonal])
+        # The reciprocals of subnormal numbers are infinite.
+        normal = flat >= torch.finfo(flat.dtype).tiny
+        self._inverse = torch.where(normal, flat.reciprocal(), 0.0)
+        self._x = torch.cat([p.detach().reshape(-1) for p in self.params])
+        self._grad = torch.zeros_like(self._x)
+        start = 0
+        for p in self.params:
+            stop = start + p.numel()
+            p.data = self._x[start:stop].view_as(p)
+            p.grad = self._grad[start:stop].view_as(p)
+            start = stop
+        self._before = torch.empty_like(self._x)
+        # Rings of pairs, and of the one that is being made.
+        self._steps = self._x.new_empty(self.history_size + 1, len(self._x))
+        self._changes = torch.empty_like(self._steps)
+        self._slots = []
+        self._planned = self._value = None
+        self._lowest = math.inf, math.inf  # value and decrement
+        self._n_fruitless = 0  # steps since one of them was as low
+
+    def forget(self) -> None:
+        """Let go of all but the parameters; a next step needs `precondition`."""
+        nothing = torch.empty(0, device="cpu")
+        self._inverse = self._grad = self._x = self._before = nothing
+        self._steps = self._changes = nothing
+        for p in self.params:
+            p.grad = None
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor]) -> float:
+        """One iteration.
+
+        `closure` computes the objective, adds its gradient to the parameters' and returns it.
+        The last time it is called, it is at the parameters where the step ends.
+        """
+        if self._value is None:
+            self._value = self._evaluate(closure)
+        slot, slope = self._plan() if self._planned is None else self._planned
+        before, direction, change = self._before, self._steps[slot], self._changes[slot]
+        before.copy_(self._x)
+        change.copy_(self._grad)
+        at = [math.nan]  # also where no step is tried, the closure is to be called
+
+        def evaluate(t: float) -> tuple[float, float]:
+            if t == 0:
+                self._x.copy_(before)  # the direction need not be finite
+            else:
+                torch.add(before, direction, alpha=t, out=self._x)
+            at[0] = t
+            value = self._evaluate(closure)
+            return value, float(self._grad.dot(direction))
+
+        try:
+            eps = torch.finfo(self._x.dtype).eps
+            t, value = line_search(evaluate, self._value, slope, self.lr, eps=eps)
+            if at[0] != t:
+                value, _ = evaluate(t)
+        except BaseException:
+            self._x.copy_(before)  # not where the line search happened to be
+            raise
+        self._value = value
+        change.neg_().add_(self._grad)
+        direction.mul_(t)
+        if float(change.dot(direction)) > 0:
+            self._slots.append(slot)
+            del self._slots[: -self.history_size]
+        self._planned = slot, slope = self._plan()
+        self.decrement = max(self._decrement(), math.sqrt(max(-slope, 0.0)))
+        least, smallest = self._lowest
+        is_lower = value < least or self.decrement < smallest
+        self._lowest = min(value, least), min(self.decrement, smallest)
+        self._n_fruitless = 0 if is_lower else self._n_fruitless + 1
+        self.stalled = t == 0 or self._n_fruitless >= _PATIENCE
+        return value
+
+    def _evaluate(self, closure: Callable[[], Tensor]) -> float:
+        self._grad.zero_()
+        with torch.enable_grad():
+            value = float(closure().detach())
+        return value if math.isfinite(value) else math.inf
+
+    def _decrement(self) -> float:
+        return float(self._grad.dot(self._inverse * self._grad).clamp_min(0).sqrt())
+
+    def _plan(self) -> tuple[int, float]:
+        """The slot that now holds the direction of the next step, and the slope there."""
+        slot = next(k for k in range(self.history_size + 1) if k not in self._slots)
+        slope = self._find(self._steps[slot])
+        if not slope < 0 and self._slots:
+            self._slots.clear()
+            slope = self._find(self._steps[slot])
+        return slot, slope
+
+    def _find(self, direction: Tensor) -> float:
+        """Make it minus the inverse Hessian times the gradient (the two-loop recursion).
+
+        Returns the slope of the objective in that direction.
+        """
+        torch.neg(self._grad, out=direction)
+        pairs = [(self._steps[k], self._changes[k]) for k in self._slots]
+        products = [float(step.dot(change)) for step, change in pairs]
+        shares = []
+        for (step, change), product in zip(reversed(pairs), reversed(products), strict=True):
+            shares.append(float(step.dot(direction)) / product)
+            direction.add_(change, alpha=-shares[-1])
+        direction.mul_(self._inverse)
+        if pairs:
+            change = pairs[-1][1]
+            direction.mul_(products[-1] / float(change.dot(self._inverse * change)))
+        for (step, change), product in zip(pairs, products, strict=True):
+            share = shares.pop() - float(change.dot(direction)) / product
+            direction.add_(step, alpha=share)
+        return float(self._grad.dot(direction))
+
+
+def line_search(
+    evaluate: Callable[[float], tuple[float, float]],
+    value: float,
+    slope: float,
+    t: float,
+    max_evaluations: int = 25,
+    eps: float = 2.0**-52,
+) -> tuple[float, float]:
+    """A step length that satisfies the Wolfe conditions, where they can be told from rounding.
+
+    Parameters
+    ----------
+    evaluate : callable
+        The function and its slope at a step length.
+    value, slope : float
+        Both at zero, where the slope is negative.
+    t : float
+        What to try first.
+    max_evaluations : int, default=25
+    eps : float, default=2**-52
+        Relative precision of the values.
+
+    Returns
+    -------
+    t, value : float
+        Zero, and the value there, if no lower one was found.
+    """
+    noise = 10 * eps * abs(value)
+    low, high = (0.0, value, slope), None
+    for _ in range(max_evaluations if slope < 0 else 0):
+        point = (t, *evaluate(t))
+        _, new_value, new_slope = point
+        too_far = not new_value <= value + 1e-4 * t * slope
+        if too_far and new_value <= value + noise:
+            # Differences of the values drown in rounding: those of the slopes do not (Hager
+            # and Zhang, 2005).
+            too_far = new_slope > (2e-4 - 1) * slope
+        if not too_far and abs(new_slope) <= 0.9 * abs(slope):
+            return t, new_value
+        if too_far or new_slope >= 0:
+            high = point
+        else:
+            low = point
+        t = _interpolate(low, high) if high is not None else 4 * t
+        if high is not None and high[0] - low[0] <= 1e-12 * high[0]:
+            break
+    return low[0], low[1]
+
+
+def _interpolate(low: Point, high: Point) -> float:
+    """The minimum of the cubic through two points, kept well between them."""
+    (a, fa, ga), (b, fb, gb) = low, high
+    width = b - a
+    t = math.nan
+    if math.isfinite(fb) and math.isfinite(gb):
+        d = ga + gb - 3 * (fb - fa) / width
+        root = math.sqrt(max(d * d - ga * gb, 0.0))
+        if gb - ga + 2 * root != 0:
+            t = b - width * (gb + root - d) / (gb - ga + 2 * root)
+    if math.isnan(t):
+        return a + 0.5 * width
+    return min(max(t, a + 0.05 * width), b - 0.1 * width)
+
+
+class Fisher(torch.optim.Optimizer):
+    """The dropout-Fisher update p <- p - lr * g / D (W, relation to AdaGrad).
+
+    g is the sum of the gradients of a batch's rows, and D the sum over all the rows seen so far
+    of a diagonal of the curvature, that of their Fisher information.
+
+    Parameters
+    ----------
+    params : iterable of torch.nn.Parameter
+        What is optimised.
+    lr : float
+        Step size; 1 is an average over all the rows.
+
+    Examples
+    --------
+    A running mean is what it makes of squared errors:
+
+    >>> import torch
+    >>> from sklearn_margdrop.training.optimizers import Fisher
+    >>> mean = torch.nn.Parameter(torch.zeros(1))
+    >>> optimizer = Fisher([mean], lr=1.0)
+    >>> for y in (2.0, 4.0, 9.0):
+    ...     mean.grad = mean.detach() - y
+    ...     optimizer.accumulate([torch.ones(1)], n_rows=1)
+    ...     optimizer.step()
+    >>> mean.item()
+    5.0
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+        for p in self._params:
+            self.state[p]["sum"] = torch.zeros_like(p)
+
+    @property
+    def _params(self) -> list[nn.Parameter]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def accumulate(self, diagonal: Sequence[Tensor], n_rows: int) -> None:
+        """Add the curvature of so many rows, given its mean for each parameter."""
+        self._n_rows = n_rows
+        for p, each in zip(self._params, diagonal, strict=True):
+            self.state[p]["sum"].add_(each, alpha=n_rows)
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]  # no closure
+        """One update for the mean loss over the rows that were accumulated last."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                total = self.state[p]["sum"]
+                # No information means no gradient of the loss, and nothing to divide by.
+                step = torch.where(total > 0, self._n_rows * p.grad / total, 0.0)
+                p.sub_(step, alpha=group["lr"])
