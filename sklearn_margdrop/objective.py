@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from sklearn_margdrop.penalties import (
     pulled_width,
     quadratic,
 )
-from sklearn_margdrop.weighting import Batch, RemoteBatch, WeightedRows, weighted
+from sklearn_margdrop.weighting import WeightedRows
 
 #: How the expectation over the noise is evaluated.
 METHODS = ("diagonal", "quadratic", "moments", "sampling")
@@ -64,13 +64,13 @@ class Objective(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from sklearn_margdrop.weighting import Batch
+    >>> from sklearn_margdrop.weighting import WeightedRows
     >>> from sklearn_margdrop.families import Categorical
     >>> from sklearn_margdrop.networks import NoisyNetwork
     >>> from sklearn_margdrop.noise import Dropout
     >>> network = NoisyNetwork([4, 8, 3], noise={1: Dropout(0.5)})
-    >>> batch = Batch(torch.eye(4), torch.tensor([0, 1, 2, 0]))
-    >>> terms = Objective(Categorical(), "diagonal", alpha=1e-4)(network, batch)
+    >>> rows = WeightedRows.of(torch.eye(4), torch.tensor([0, 1, 2, 0]))
+    >>> terms = Objective(Categorical(), "diagonal", alpha=1e-4)(network, rows)
     >>> terms.total.backward()  # or `Objective.backward`, which is faster
     >>> bool(terms.total == terms.loss + terms.penalty + terms.l2)
     True
@@ -88,54 +88,55 @@ class Objective(nn.Module):
     def forward(
         self,
         network: NoisyNetwork,
-        batch: Batch,
+        rows: WeightedRows,
         generator: torch.Generator | None = None,
         part: tuple[int, int] = (0, 1),
     ) -> Terms:
-        """The terms on one batch, by operations that autograd differentiates.
+        """The terms on some rows, by operations that autograd differentiates.
 
         `generator` draws noise and probes; None is torch's global one, which is also the one
         that ``torch.compile`` can trace. Of dense rows a `part`, ``(k, n)`` for the k-th of n,
-        can be taken alone: the terms of all parts, and their gradients, sum to those of the batch.
+        can be taken alone: the terms of all parts, and their gradients, sum to those of all rows.
         """
-        rows = _part(weighted(batch), *part)
-        loss, penalty = self._sums(network, rows, self._noises_loss(batch), generator)
+        noises_loss = self._noises_loss(rows)
+        loss, penalty = self._sums(network, rows.part(*part), noises_loss, generator)
         return Terms(loss, penalty, self._l2(network, loss, part))
 
     def backward(
         self,
         network: NoisyNetwork,
-        batch: Batch | WeightedRows | RemoteBatch,
+        rows: WeightedRows,
         generator: torch.Generator | None = None,
         part: tuple[int, int] = (0, 1),
     ) -> Terms:
-        """The terms on one batch; the gradient of their sum is added to the parameters'.
+        """The terms on some rows; the gradient of their sum is added to the parameters'.
 
         The same as :meth:`forward` and autograd, but faster. Without hidden layers, dense rows
         are taken in blocks that fit into the cache; `"quadratic"` takes them in slices whose
         pulled back rows of the curvature fit into the memory.
         """
-        if isinstance(batch, RemoteBatch):
-            loss, penalty = batch.backward(self, network)
-            return self._with_l2(network, loss, penalty, part)
-        noises_loss, sums = self._noises_loss(batch), []
-        for rows in self._slices(network, _part(weighted(batch), *part), generator):
-            x, y, w, v, _ = rows
+        noises_loss, sums = self._noises_loss(rows), []
+        for each in self._slices(network, rows.part(*part), generator):
+            x, y, w, v, _ = each
             if isinstance(x, Tensor) and self._is_one_pass(network, noises_loss):
                 terms = backpropagate(network, self.family, x, y, w, v, noises_loss, generator)
             else:
-                terms = self._sums(network, rows, noises_loss, generator)
+                terms = self._sums(network, each, noises_loss, generator)
                 (terms[0] + terms[1]).backward()
             sums.append(terms)
         loss, penalty = (
-            functools.reduce(torch.add, each).detach() for each in zip(*sums, strict=True)
+            functools.reduce(torch.add, term).detach() for term in zip(*sums, strict=True)
         )
-        return self._with_l2(network, loss, penalty, part)
+        return self.with_l2(network, loss, penalty, part)
 
-    def _with_l2(
-        self, network: NoisyNetwork, loss: Tensor, penalty: Tensor, part: tuple[int, int]
+    def with_l2(
+        self,
+        network: NoisyNetwork,
+        loss: Tensor,
+        penalty: Tensor,
+        part: tuple[int, int] = (0, 1),
     ) -> Terms:
-        """The terms; the gradient of the L2 penalty is added to the parameters'."""
+        """The terms, with L2; the gradient of the L2 penalty is added to the parameters'."""
         with torch.no_grad():
             for layer in network.linears if self.alpha > 0 and part[0] == 0 else ():
                 if layer.weight.grad is not None:  # that of the loss; a frozen weight has none
@@ -160,9 +161,9 @@ class Objective(nn.Module):
         size = slice_length(len(x), n_pulled * pulled_width(weights), output.weight)
         return (rows.at(slice(start, start + size)) for start in range(0, len(x), size))
 
-    def _noises_loss(self, batch: Batch | WeightedRows) -> bool:
+    def _noises_loss(self, rows: WeightedRows) -> bool:
         """Whether the loss itself is noised: where all rows are labelled, when sampling."""
-        return self.method == "sampling" and len(batch.x) == len(batch.y)
+        return self.method == "sampling" and len(rows.x) == len(rows.y)
 
     def _is_one_pass(self, network: NoisyNetwork, noises_loss: bool) -> bool:
         """Whether :func:`backpropagate` can do it, for dense rows."""
@@ -221,7 +222,7 @@ class Objective(nn.Module):
     def mean_curvature(
         self,
         network: NoisyNetwork,
-        batch: Batch | WeightedRows | RemoteBatch,
+        rows: WeightedRows,
         function: Callable[[Tensor], Tensor] = torch.square,
         penalty: bool = False,
         centre: Tensor | None = None,
@@ -234,7 +235,7 @@ class Objective(nn.Module):
         Parameters
         ----------
         network : NoisyNetwork
-        batch : Batch
+        rows : WeightedRows
         function : callable, default=torch.square
             Of the features, elementwise. The noise's variance, say.
         penalty : bool, default=False
@@ -243,20 +244,17 @@ class Objective(nn.Module):
             For the square of x - centre, in the place of a function of x: the curvature in the
             coordinates of :meth:`NoisyNetwork.centred`.
         """
-        if isinstance(batch, RemoteBatch):
-            return batch.mean_curvature(self, network, function, penalty, centre)
         n_parts = len(list(network.parameters()))
         totals: list[Tensor] = []
-        for rows in _cut(network, weighted(batch)):
-            weight = rows.penalty_weight
+        for x, y, loss_weight, weight, _ in _cut(network, rows):
             if not penalty:
                 weight = torch.zeros_like(weight)
-                weight[: len(rows.y)] = rows.loss_weight
-            curvature = self.family.curvature(network(rows.x)) * weight.unsqueeze(-1)
+                weight[: len(y)] = loss_weight
+            curvature = self.family.curvature(network(x)) * weight.unsqueeze(-1)
             if centre is None:
-                coefficients = _weighted_sums(apply_elementwise(rows.x, function), curvature)
+                coefficients = _weighted_sums(apply_elementwise(x, function), curvature)
             else:
-                coefficients = sums_about(rows.x, centre, curvature)[1].mT
+                coefficients = sums_about(x, centre, curvature)[1].mT
             parts = [coefficients, curvature.sum(0)][:n_parts]
             totals = list(map(torch.add, totals, parts)) if totals else parts
         return totals
@@ -274,25 +272,6 @@ def _weighted_sums(values: Matrix, weight: Tensor) -> Tensor:
     if isinstance(values, Tensor) and len(values) == 1:
         return weight.sum(0).unsqueeze(-1) * values
     return (values.mT @ weight).mT
-
-
-def _part(rows: WeightedRows, index: int, n_parts: int) -> WeightedRows:
-    """One of so many parts of dense rows, of the labelled and of the unlabelled ones."""
-    if n_parts == 1:
-        return rows
-    n_labeled, n_rows = len(rows.y), len(rows.penalty_weight)
-    start, stop = (n_labeled * k // n_parts for k in (index, index + 1))
-    labeled = slice(start, stop)
-    start, stop = ((n_rows - n_labeled) * k // n_parts for k in (index, index + 1))
-    unlabeled = slice(n_labeled + start, n_labeled + stop)
-
-    def take(values: Tensor) -> Tensor:
-        if n_rows == n_labeled:
-            return values[labeled]
-        return torch.cat([values[labeled], values[unlabeled]])
-
-    x = take(cast("Tensor", rows.x))
-    return WeightedRows(x, rows.y[labeled], rows.loss_weight[labeled], take(rows.penalty_weight))
 
 
 def _cut(network: NoisyNetwork, rows: WeightedRows) -> Iterable[WeightedRows]:

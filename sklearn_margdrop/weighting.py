@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -12,8 +10,8 @@ from torch import Tensor
 from sklearn_margdrop.numerics.sparse import Matrix
 
 
-class Batch(NamedTuple):
-    """What one step of training sees.
+class WeightedRows(NamedTuple):
+    """Rows and their weights, by which sums over the rows are the means of the objective.
 
     Parameters
     ----------
@@ -21,78 +19,98 @@ class Batch(NamedTuple):
         Labelled rows first.
     y : Tensor of shape (n_labeled,) or (n_labeled, K)
         The targets.
-    weight : Tensor of shape (n_labeled,) or None
-        Sample weights. In `fit` their mean over the training set is 1.
-    unlabeled_share : float
-        The part of the penalty that the unlabelled rows make up, d m / (n + d m).
-    unlabeled_weight : float
-        The weight of the average row, unlabelled ones included.
-
-    Examples
-    --------
-    Three labelled rows and one without, as one step of a classifier sees them:
-
-    >>> import torch
-    >>> batch = Batch(torch.randn(4, 2), torch.tensor([0, 2, 1]), unlabeled_share=0.25)
-    >>> len(batch.x) - len(batch.y)
-    1
+    loss_weight : Tensor of shape (n_labeled,)
+        Weights in the loss.
+    penalty_weight : Tensor of shape (n_labeled + n_unlabeled,)
+        Weights in the penalty.
+    probes : Tensor of shape (n_labeled + n_unlabeled, n_probes, rank), default=None
+        Those of the rows, where they are drawn already.
     """
-
-    x: Matrix
-    y: Tensor
-    weight: Tensor | None = None
-    unlabeled_share: float = 0.0
-    unlabeled_weight: float = 1.0
-
-
-class RemoteBatch(ABC):
-    """Rows that lie elsewhere and compute their part of the objective there."""
-
-    y: Tensor
-
-    @abstractmethod
-    def backward(self, objective: Any, network: Any) -> tuple[Tensor, Tensor]:
-        """Loss and penalty; their gradient is added to that of the parameters."""
-
-    @abstractmethod
-    def mean_curvature(
-        self,
-        objective: Any,
-        network: Any,
-        function: Callable[[Tensor], Tensor],
-        penalty: bool,
-        centre: Tensor | None,
-    ) -> list[Tensor]:
-        """See :meth:`Objective.mean_curvature`."""
-
-
-class WeightedRows(NamedTuple):
-    """Rows of a batch and their weights in the loss (labelled ones) and in the penalty (all)."""
 
     x: Matrix
     y: Tensor
     loss_weight: Tensor
     penalty_weight: Tensor
-    probes: Tensor | None = None  # where they are drawn already
+    probes: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        x: Matrix,
+        y: Tensor,
+        weight: Tensor | None = None,
+        unlabeled_share: float = 0.0,
+        unlabeled_weight: float = 1.0,
+    ) -> WeightedRows:
+        """The rows of one step of training.
+
+        Parameters
+        ----------
+        x : Tensor or SparseMatrix of shape (n_labeled + n_unlabeled, n_features)
+            Labelled rows first.
+        y : Tensor of shape (n_labeled,) or (n_labeled, K)
+            The targets.
+        weight : Tensor of shape (n_labeled,), default=None
+            Sample weights. In `fit` their mean over the training set is 1.
+        unlabeled_share : float, default=0.0
+            The part of the penalty that the unlabelled rows make up, see :func:`unlabeled_share`.
+        unlabeled_weight : float, default=1.0
+            The weight of the average row, unlabelled ones included.
+
+        Returns
+        -------
+        WeightedRows
+
+        Examples
+        --------
+        Three labelled rows and one without, as one step of a classifier sees them:
+
+        >>> import torch
+        >>> from sklearn_margdrop.weighting import WeightedRows
+        >>> y = torch.tensor([0, 2, 1])
+        >>> rows = WeightedRows.of(torch.randn(4, 2), y, unlabeled_share=0.25)
+        >>> rows.penalty_weight
+        tensor([0.2500, 0.2500, 0.2500, 0.2500])
+        """
+        n_labeled, n_unlabeled = len(y), len(x) - len(y)
+        if weight is None:
+            weight = torch.full((n_labeled,), 1 / n_labeled, dtype=x.dtype, device=x.device)
+        else:
+            weight = weight / n_labeled
+        if not n_unlabeled:
+            return cls(x, y, weight, weight)
+        each = unlabeled_share * unlabeled_weight / n_unlabeled
+        unlabeled = weight.new_full((n_unlabeled,), each)
+        return cls(x, y, weight, torch.cat([(1 - unlabeled_share) * weight, unlabeled]))
 
     def at(self, index: slice) -> WeightedRows:
+        """The rows at `index`."""
         x, y, loss_weight, penalty_weight = cast("tuple[Tensor, ...]", self[:4])
         probes = None if self.probes is None else self.probes[index]
         # Of the labelled rows, which come first, there may be none.
         return WeightedRows(x[index], y[index], loss_weight[index], penalty_weight[index], probes)
 
+    def part(self, index: int, n_parts: int) -> WeightedRows:
+        """One of so many parts of dense rows, of the labelled and of the unlabelled ones."""
+        if n_parts == 1:
+            return self
+        n_labeled, n_rows = len(self.y), len(self.penalty_weight)
+        start, stop = (n_labeled * k // n_parts for k in (index, index + 1))
+        labeled = slice(start, stop)
+        start, stop = ((n_rows - n_labeled) * k // n_parts for k in (index, index + 1))
+        unlabeled = slice(n_labeled + start, n_labeled + stop)
 
-def weighted(batch: Batch | WeightedRows) -> WeightedRows:
-    """The rows of a batch, with weights that make sums of them means."""
-    if isinstance(batch, WeightedRows):
-        return batch
-    x, y, weight, share, unlabeled_weight = batch
-    n_labeled, n_unlabeled = len(y), len(x) - len(y)
-    if weight is None:
-        weight = torch.full((n_labeled,), 1 / n_labeled, dtype=x.dtype, device=x.device)
-    else:
-        weight = weight / n_labeled
-    if not n_unlabeled:
-        return WeightedRows(x, y, weight, weight)
-    unlabeled = weight.new_full((n_unlabeled,), share * unlabeled_weight / n_unlabeled)
-    return WeightedRows(x, y, weight, torch.cat([(1 - share) * weight, unlabeled]))
+        def take(values: Tensor) -> Tensor:
+            if n_rows == n_labeled:
+                return values[labeled]
+            return torch.cat([values[labeled], values[unlabeled]])
+
+        x = take(cast("Tensor", self.x))
+        loss_weight, penalty_weight = self.loss_weight[labeled], take(self.penalty_weight)
+        return WeightedRows(x, self.y[labeled], loss_weight, penalty_weight)
+
+
+def unlabeled_share(discount: float, n_unlabeled: int, total_weight: float) -> float:
+    r"""The part of the penalty that unlabelled rows make up, :math:`d\,m / (n + d\,m)`."""
+    mass = discount * n_unlabeled
+    return mass / (mass + total_weight)

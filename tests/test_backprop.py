@@ -9,8 +9,8 @@ from sklearn_margdrop.layers import ACTIVATIONS
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import NOISE_MODELS, Gaussian, Noise
 from sklearn_margdrop.numerics import memory
-from sklearn_margdrop.objective import METHODS, Objective, Terms, _cut, _whole
-from sklearn_margdrop.weighting import Batch
+from sklearn_margdrop.objective import METHODS, Objective, Terms, _cut
+from sklearn_margdrop.weighting import WeightedRows
 
 SIZES = [(5, 3), (5, 4, 3), (5, 6, 4, 3)]
 
@@ -21,7 +21,7 @@ def batch_of(family, sizes, weighted=False, n_unlabeled=0):
     x = randn(6 + n_unlabeled, sizes[0])
     y = make_targets(family, randn(6, sizes[-1], seed=1))
     weight = randn(6, seed=2).abs() if weighted else None
-    return Batch(x, y, weight, 0.3 if n_unlabeled else 0.0, 1.5)
+    return WeightedRows.of(x, y, weight, 0.3 if n_unlabeled else 0.0, 1.5)
 
 
 def both_ways(objective, network, batch, monkeypatch):
@@ -105,7 +105,9 @@ def test_wide_float32_layers(monkeypatch):
     x = randn(100, 784).abs().float()
     y = make_targets(Categorical(), randn(100, 10, seed=1))
     for method in ("diagonal", "sampling"):
-        results = both_ways(Objective(Categorical(), method), network, Batch(x, y), monkeypatch)
+        results = both_ways(
+            Objective(Categorical(), method), network, WeightedRows.of(x, y), monkeypatch
+        )
         (terms, gradients), (terms_autograd, gradients_autograd) = results
         torch.testing.assert_close(terms, terms_autograd, rtol=1e-5, atol=1e-6)
         for gradient, expected in zip(gradients, gradients_autograd, strict=True):
@@ -156,7 +158,7 @@ def test_blocks_of_rows(family, method, n_unlabeled, n_outputs, monkeypatch):
     expected = [p.grad.clone() for p in network.parameters()]
     monkeypatch.setattr(memory, "_CACHE_ELEMENTS", 20)
     monkeypatch.setattr(memory, "_CACHE_ROWS", 1)
-    assert len(list(_cut(network, _whole(batch)))) > 1
+    assert len(list(_cut(network, batch))) > 1
     network.zero_grad()
     terms = objective.backward(network, batch)
     torch.testing.assert_close(terms, Terms(*(t.detach() for t in whole)), rtol=1e-10, atol=1e-12)

@@ -10,7 +10,7 @@ from sklearn_margdrop.families import FAMILIES, Categorical, Normal
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import Dropout, Gaussian
 from sklearn_margdrop.objective import METHODS, Objective
-from sklearn_margdrop.weighting import Batch
+from sklearn_margdrop.weighting import WeightedRows
 
 EXACT = {"rtol": 1e-10, "atol": 1e-14}
 Q = {0: 0.7, 1: 0.5}
@@ -38,7 +38,7 @@ def test_terms(family, method, weighted):
     network, noise, x, y = problem(family)
     weight = randn(N, seed=1).abs() if weighted else None
     w = torch.ones(N).double() if weight is None else weight
-    terms = Objective(family, method, alpha=0.3)(network, Batch(x, y, weight))
+    terms = Objective(family, method, alpha=0.3)(network, WeightedRows.of(x, y, weight))
     loss = (w * family.loss(oracles.tail(weights_of(network), "tanh", 0, x), y)).sum() / N
     penalty = (w * slow(method, network, family, noise, x)).sum() / N
     l2 = 0.15 * sum(weight.square().sum() for weight, _ in weights_of(network))
@@ -50,7 +50,7 @@ def test_terms(family, method, weighted):
 @slow_penalties
 def test_intercepts_are_not_penalised(method):
     network, _, x, y = problem(Categorical())
-    l2 = Objective(Categorical(), method, alpha=0.3)(network, Batch(x, y)).l2
+    l2 = Objective(Categorical(), method, alpha=0.3)(network, WeightedRows.of(x, y)).l2
     l2.backward()
     for linear in network.linears:
         torch.testing.assert_close(linear.weight.grad, 0.3 * linear.weight.detach(), **EXACT)
@@ -65,11 +65,13 @@ def test_unlabelled_rows(family, method, discount):
     network, noise, x, y = problem(family, N + M)
     share = discount * M / (N + discount * M)
     objective = Objective(family, method)
-    terms = objective(network, Batch(x, y, unlabeled_share=share))
+    terms = objective(network, WeightedRows.of(x, y, unlabeled_share=share))
     rows = slow(method, network, family, noise, x)
     total = N / (N + discount * M) * (rows[:N].sum() + discount * rows[N:].sum())
     torch.testing.assert_close(terms.penalty, total / N, **EXACT)
-    torch.testing.assert_close(terms.loss, objective(network, Batch(x[:N], y)).loss, **EXACT)
+    torch.testing.assert_close(
+        terms.loss, objective(network, WeightedRows.of(x[:N], y)).loss, **EXACT
+    )
 
 
 @families
@@ -83,7 +85,9 @@ def test_the_penalty_needs_no_label(family, method):
         x = randn(N + M, 5)
     objective = Objective(family, method)
     terms, permuted = (
-        objective(network, Batch(x, t, unlabeled_share=0.3), torch.Generator().manual_seed(0))
+        objective(
+            network, WeightedRows.of(x, t, unlabeled_share=0.3), torch.Generator().manual_seed(0)
+        )
         for t in (y, y.roll(1, 0))
     )
     assert terms.penalty > 0
@@ -95,7 +99,7 @@ def means_of_draws(objective, network, x, y, share=0.0, n_unlabeled=0):
     """Loss and penalty of 400 batches that each hold the rows 50 times, labelled ones first."""
     n_labeled = len(x) - n_unlabeled
     repeated = torch.cat([x[:n_labeled].repeat(50, 1), x[n_labeled:].repeat(50, 1)])
-    batch = Batch(repeated, torch.cat([y] * 50), unlabeled_share=share)
+    batch = WeightedRows.of(repeated, torch.cat([y] * 50), unlabeled_share=share)
     generator = torch.Generator().manual_seed(0)
     before = torch.get_rng_state()
     with torch.no_grad():
@@ -140,11 +144,13 @@ def test_sampling_with_unlabelled_rows_is_unbiased(family):
 def test_as_many_probes_as_the_rank_are_exact(family):
     network, _, x, y = problem(family)
     rank = family.curvature_rank(3)
-    exact = Objective(family, "quadratic")(network, Batch(x, y)).penalty
+    exact = Objective(family, "quadratic")(network, WeightedRows.of(x, y)).penalty
     for n_probes, is_exact in [(1, False), (rank, True), (rank + 5, True)]:
         generator = torch.Generator().manual_seed(0)
         before = generator.get_state()
-        penalty = Objective(family, "quadratic", n_probes)(network, Batch(x, y), generator).penalty
+        penalty = Objective(family, "quadratic", n_probes)(
+            network, WeightedRows.of(x, y), generator
+        ).penalty
         assert torch.equal(penalty, exact) == is_exact
         assert torch.equal(generator.get_state(), before) == is_exact
 
@@ -154,7 +160,7 @@ def test_probes_average_to_the_exact_objective(family):
     network, _, x, y = problem(family)
     objective = Objective(family, "quadratic", n_probes=1)
     _, penalties = means_of_draws(objective, network, x, y)
-    exact = Objective(family, "quadratic")(network, Batch(x, y)).penalty
+    exact = Objective(family, "quadratic")(network, WeightedRows.of(x, y)).penalty
     assert z_score(penalties.double(), exact.detach()) < 4
 
 
@@ -166,7 +172,7 @@ def test_gaussian_input_noise_has_its_minimum_at_ridge():
         network = NoisyNetwork([6, 2], noise={0: Gaussian(0.3)}, dtype=torch.float64)
         coefficients = {"weight": ridge.coef_, "bias": ridge.intercept_}
         network.linears[0].load_state_dict({k: torch.tensor(v) for k, v in coefficients.items()})
-        Objective(Normal(), method)(network, Batch(x, y)).total.backward()
+        Objective(Normal(), method)(network, WeightedRows.of(x, y)).total.backward()
         for parameter in network.parameters():
             zero = torch.zeros_like(parameter)
             torch.testing.assert_close(parameter.grad, zero, rtol=0, atol=1e-12)

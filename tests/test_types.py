@@ -39,7 +39,7 @@ from sklearn_margdrop.objective import Objective, Terms
 from sklearn_margdrop.penalties import diagonal, draw_probes, moments, quadratic
 from sklearn_margdrop.training.net import MarginalizedNet
 from sklearn_margdrop.training.optimizers import Fisher, FisherLBFGS
-from sklearn_margdrop.weighting import Batch
+from sklearn_margdrop.weighting import WeightedRows
 
 
 class Uniform(Noise):
@@ -70,8 +70,8 @@ def halved(layer: Halved, z: Tensor) -> tuple[Tensor, Jacobian]:
     return layer(z), Elementwise(torch.full_like(z, 0.5), lambda: torch.zeros_like(z))
 
 
-def make_batch() -> Batch:
-    return Batch(torch.ones(4, 3), torch.tensor([0, 1, 1, 0]))
+def make_batch() -> WeightedRows:
+    return WeightedRows.of(torch.ones(4, 3), torch.tensor([0, 1, 1, 0]))
 
 
 def test_noise_models_and_families() -> None:

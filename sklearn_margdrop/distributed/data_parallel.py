@@ -8,24 +8,22 @@ All decisions rest on such sums: all processes take the same ones.
 
 from __future__ import annotations
 
-import functools
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from skorch.callbacks import Callback
-from skorch.hf import AccelerateMixin
+from skorch import NeuralNet
 from torch import Tensor
 
+from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.numerics.devices import to_array
-from sklearn_margdrop.objective import Terms
+from sklearn_margdrop.objective import Objective, Terms
 from sklearn_margdrop.training.batches import Rows
-from sklearn_margdrop.training.net import MarginalizedNet
-from sklearn_margdrop.training.stability import StopTraining
-from sklearn_margdrop.weighting import Batch
+from sklearn_margdrop.training.engine import Engine
+from sklearn_margdrop.weighting import WeightedRows
 
 S = TypeVar("S")
 
@@ -111,127 +109,89 @@ def shared_seed(accelerator: Any, random_state: S) -> S | int:
     return int(_add_up(accelerator, torch.tensor([seed], device=accelerator.device)))
 
 
-def parallel(net_class: type[MarginalizedNet], accelerator: Any) -> Callable[..., MarginalizedNet]:
-    """What makes a net of this class that trains on all processes, if there are several."""
-    if accelerator is None or accelerator.num_processes == 1:
-        return net_class
-    kind: Any = net_class
-    return functools.partial(_parallel_class(kind), accelerator=accelerator)
+def engine_of(accelerator: Any) -> Engine:
+    """The engine that shares a fit with the other processes, if there are any."""
+    is_alone = accelerator is None or accelerator.num_processes == 1
+    return Engine() if is_alone else DataParallel(accelerator)
 
 
-@functools.cache
-def _parallel_class(net_class: Any) -> Any:
-    return type(f"DataParallel{net_class.__name__}", (DataParallel, net_class), {})
+class DataParallel(Engine):
+    """Evaluates the objective together with other processes, on a part of the rows of each batch.
 
+    Parameters
+    ----------
+    accelerator : accelerate.Accelerator
 
-def alone(net: MarginalizedNet) -> MarginalizedNet:
-    """The same net, which knows of no other processes; it shares all it has with the first."""
-    if not isinstance(net, DataParallel):
-        return net
-    kind: Any = type(net).__mro__[type(net).__mro__.index(AccelerateMixin) + 1]
-    twin: MarginalizedNet = kind.__new__(kind)
-    own = ("accelerator", "unwrap_after_train", "_wrapped_with_accelerator", "_local_generator")
-    for name, value in vars(net).items():
-        if name not in own and not name.startswith("callbacks__print_log"):
-            twin.__dict__[name] = value
-    return twin
-
-
-class DataParallel(AccelerateMixin):
-    """A net that trains together with its copies on other processes.
-
-    skorch's mixin brings the parameter `accelerator`, and has parameters saved by the main
-    process alone. What it does for autograd (wrap the module, divide a `DataLoader`) is not used.
+    Attributes
+    ----------
+    generator : torch.Generator
+        Of the noise of this process. All of them have the net's own one in common.
     """
 
-    _local_generator: torch.Generator | None = None
+    generator: torch.Generator
 
-    @property
-    def _part(self) -> tuple[int, int]:
-        """Which part of the rows of each batch is this process's."""
-        return self.accelerator.process_index, self.accelerator.num_processes
+    def __init__(self, accelerator: Any):
+        self.accelerator = accelerator
+        self.part = accelerator.process_index, accelerator.num_processes
 
-    @property
-    def _default_callbacks(self) -> list[tuple[str, Callback]]:
-        callbacks: list[tuple[str, Callback]] = super()._default_callbacks
-        main = is_main_process(self.accelerator)
-        return [(name, each) for name, each in callbacks if main or name != "epoch_log"]
-
-    def _validate_params(self) -> None:
-        # The mixin's own asks for device=None: the module would be moved, which knows its device.
-        super(AccelerateMixin, self)._validate_params()
-
-    def _initialize_accelerator(self) -> DataParallel:
-        return self  # nothing is wrapped
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return alone(cast("MarginalizedNet", self)).__reduce_ex__(protocol)
-
-    def train(
-        self, rows: Rows, valid: Rows | None, epochs: int, *helpers: Callback | None
-    ) -> None:
-        self._check_same(rows, valid, epochs)
-        state = list(self.module_.state_dict().values())
+    def begin(self, net: NeuralNet, rows: Rows, valid: Rows | None, epochs: int) -> None:
+        """Check that all processes were given the same, and let them start alike."""
+        self._check_same(net, rows, valid, epochs)
+        index, count = self.part
+        state = list(net.module_.state_dict().values())
+        first = self._add_up([t if index == 0 else torch.zeros_like(t) for t in state])
         with torch.no_grad():
-            for tensor, main in zip(state, self._from_main(state), strict=True):
-                tensor.copy_(main)
-        # Noise of its own for each process, from the one stream that all of them have.
-        index, count = self._part
-        seeds = torch.randint(2**31, (count,), generator=self.generator_, device=self.device)
-        self._local_generator = torch.Generator(self.device).manual_seed(int(seeds[index]))
-        super().train(rows, valid, epochs, *helpers)
+            for tensor, value in zip(state, first, strict=True):
+                tensor.copy_(value)
+        seeds = torch.randint(2**31, (count,), generator=net.generator_, device=net.device)
+        self.generator = torch.Generator(net.device).manual_seed(int(seeds[index]))
 
-    def fit_loop(self, *args: Any, **kwargs: Any) -> DataParallel:
-        super().fit_loop(*args, **kwargs)
-        if self.stop_reason_ == "interrupted":
-            # The others wait for this process: it is to end, instead of going on with its share.
-            raise KeyboardInterrupt
-        return self
-
-    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
-        stop = None
-        try:
-            super().notify(method_name, **cb_kwargs)
-        except StopTraining as raised:
-            stop = raised
-        # Where one process stops (by its clock, say), all do.
-        if method_name == "on_epoch_end" and self._sum_of(float(stop is not None)) > 0:
-            raise stop or StopTraining("stopped")
-
-    def linear_predictor(self, X: Rows) -> Tensor:
-        """That of the validation rows, of which each process takes a part."""
-        index, count = self._part
-        start, stop = (len(X) * k // count for k in (index, index + 1))
-        weight = self.module_.linears[-1].weight
-        eta = weight.new_zeros(len(X), len(weight))
-        if start < stop:
-            own = torch.arange(start, stop, device="cpu")
-            eta[start:stop] = super().linear_predictor(X.subset(own))
-        return self._add_up([eta])[0]
-
-    def _evaluate(self, rows: Rows) -> float:
-        return self._sum_of(super()._evaluate(rows))
-
-    def _differentiate(self, batch: Batch) -> Terms:
-        generator = self._local_generator
-        terms = self.criterion_.backward(self.module_, batch, generator, self._part)
-        parameters = [p for p in self.module_.parameters() if p.requires_grad]
+    def differentiate(
+        self,
+        objective: Objective,
+        network: NoisyNetwork,
+        rows: WeightedRows,
+        generator: torch.Generator,
+    ) -> Terms:
+        terms = objective.backward(network, rows, self.generator, self.part)
+        parameters = [p for p in network.parameters() if p.requires_grad]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         *gradients, loss, penalty, l2 = self._add_up([*gradients, *terms])
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         return Terms(loss, penalty, l2)
 
-    def _check_same(self, rows: Rows, valid: Rows | None, epochs: int) -> None:
+    def linear_predictor(self, net: NeuralNet, rows: Rows) -> Tensor:
+        index, count = self.part
+        start, stop = (len(rows) * k // count for k in (index, index + 1))
+        weight = net.module_.linears[-1].weight
+        eta = weight.new_zeros(len(rows), len(weight))
+        if start < stop:
+            own = torch.arange(start, stop, device="cpu")
+            eta[start:stop] = net.linear_predictor(rows.subset(own))
+        return self._add_up([eta])[0]
+
+    def sum(self, value: float) -> float:
+        number = torch.tensor([value], dtype=torch.float64, device=self.accelerator.device)
+        return float(_add_up(self.accelerator, number))
+
+    def agreed(self, reason: str | None) -> str | None:
+        """Where one process stops (by its clock, say), all do."""
+        return (reason or "stopped") if self.sum(float(reason is not None)) > 0 else None
+
+    def wait(self) -> None:
+        self.accelerator.wait_for_everyone()
+
+    def _check_same(self, net: NeuralNet, rows: Rows, valid: Rows | None, epochs: int) -> None:
         """Raise, on all processes, unless all of them were given the same."""
         settings = {
             name: str(value)
-            for name, value in sorted(self.get_params(deep=False).items())
+            for name, value in sorted(net.get_params(deep=False).items())
             if isinstance(value, bool | int | float | str | tuple | dict | torch.dtype)
             and name not in _OWN_ENTRIES
         }
         first = to_array(cast("Tensor", rows.take(slice(0, 100))))
-        scale = repr(self.module_.input_scale)  # of all rows, for adam
+        scale = repr(net.module_.input_scale)  # of all rows, for adam
         parts = {
             "the number of rows": len(rows),
             "X": zlib.crc32(first.tobytes() + scale.encode()),
@@ -239,12 +199,12 @@ class DataParallel(AccelerateMixin):
             "the sample weights": _checksum(rows.weight),
             "the number of unlabelled rows": len(rows.unlabeled or ()),
             "the number of validation rows": len(valid or ()),
-            "random_state": self.seed,
+            "random_state": net.seed,
             "the parameters": zlib.crc32(repr((epochs, settings)).encode()),
         }
-        index, count = self._part
-        values = torch.zeros(count, len(parts), dtype=torch.int64, device=self.device)
-        values[index] = torch.tensor(list(parts.values()), device=self.device)
+        index, count = self.part
+        values = torch.zeros(count, len(parts), dtype=torch.int64, device=net.device)
+        values[index] = torch.tensor(list(parts.values()), device=net.device)
         values = _add_up(self.accelerator, values)
         differ = (values != values[0]).any(0).tolist()
         names = [name for name, different in zip(parts, differ, strict=True) if different]
@@ -254,14 +214,6 @@ class DataParallel(AccelerateMixin):
                 f"it; these differ: {', '.join(names)}. The rows of each batch are divided by the "
                 "fit itself."
             )
-
-    def _from_main(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        main = is_main_process(self.accelerator)
-        return self._add_up([t if main else torch.zeros_like(t) for t in tensors])
-
-    def _sum_of(self, value: float) -> float:
-        number = torch.tensor([value], dtype=torch.float64, device=self.device)
-        return float(_add_up(self.accelerator, number))
 
     def _add_up(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Each of the tensors summed over all processes, by one exchange."""

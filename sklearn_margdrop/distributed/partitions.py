@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -20,10 +20,11 @@ from torch import Tensor
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.numerics.ambient import neutral
 from sklearn_margdrop.numerics.sparse import column_sums, first_row
-from sklearn_margdrop.objective import Objective
+from sklearn_margdrop.objective import Objective, Terms
 from sklearn_margdrop.training.batches import Features, Rows
+from sklearn_margdrop.training.engine import Engine
 from sklearn_margdrop.training.units import Units
-from sklearn_margdrop.weighting import RemoteBatch, WeightedRows
+from sklearn_margdrop.weighting import WeightedRows
 
 #: Results that one task adds up.
 _FAN_IN = 8
@@ -173,30 +174,35 @@ class Bundles(NamedTuple):
             ) from error
 
 
-class PartitionedBatch(RemoteBatch):
-    """All rows of all partitions, as the objective sees them; `y` are a few of the targets."""
+class Partitions(Engine):
+    """Evaluates the objective of a generalised linear model where the rows lie."""
 
-    x = None
+    def __init__(self, bundles: Bundles) -> None:
+        self.bundles = bundles
 
-    def __init__(self, bundles: Bundles, y: Tensor) -> None:
-        self.bundles, self.y = bundles, y
-
-    def backward(self, objective: Objective, network: NoisyNetwork) -> tuple[Tensor, Tensor]:
+    def differentiate(
+        self,
+        objective: Objective,
+        network: NoisyNetwork,
+        rows: WeightedRows,
+        generator: torch.Generator,
+    ) -> Terms:
         result = torch.from_numpy(self.bundles.sum("evaluate", *_message(objective, network)))
         start = 2
         for p in network.parameters():
             grad = result[start : start + p.numel()].view_as(p).to(p.device)
             p.grad = grad.clone() if p.grad is None else p.grad.add_(grad)
             start += p.numel()
-        return result[0], result[1]
+        return objective.with_l2(network, result[0], result[1])
 
     def mean_curvature(
         self,
         objective: Objective,
         network: NoisyNetwork,
-        function: Callable[[Tensor], Tensor],
-        penalty: bool,
-        centre: Tensor | None,
+        rows: WeightedRows,
+        function: Callable[[Tensor], Tensor] = torch.square,
+        penalty: bool = False,
+        centre: Tensor | None = None,
     ) -> list[Tensor]:
         options = pack((function, penalty, centre))
         flat = self.bundles.sum("curvature", *_message(objective, network), options)
@@ -231,9 +237,10 @@ class PartitionedRows(Rows):
         return self.features.shape[0]
 
     @property
-    def whole(self) -> Any:
-        """All rows, as the objective takes them."""
-        return PartitionedBatch(self.bundles, self.y)
+    def whole(self) -> WeightedRows:
+        """A stand-in with those targets: only :class:`Partitions` evaluates the rows."""
+        x, nothing = cast("Any", None), self.y.new_zeros(0)
+        return WeightedRows(x, self.y, nothing, nothing)
 
     def widened(self) -> PartitionedRows:
         return self  # they have the dtype that they have

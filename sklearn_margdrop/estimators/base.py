@@ -47,9 +47,11 @@ from sklearn_margdrop.numerics.sparse import has_duplicates
 from sklearn_margdrop.training.batches import Features, Host, Rows
 from sklearn_margdrop.training.callbacks import FitTasks
 from sklearn_margdrop.training.checkpoints import Checkpoints
+from sklearn_margdrop.training.engine import Engine
 from sklearn_margdrop.training.fingerprint import describe, digest
 from sklearn_margdrop.training.net import MarginalizedNet
 from sklearn_margdrop.training.units import Units
+from sklearn_margdrop.weighting import unlabeled_share
 
 #: Above, the weighted gradients of a stream could overflow in float32.
 MOST_FLOAT32_WEIGHT = 1e16
@@ -240,6 +242,7 @@ class BaseMarginalizedEstimator(
                 raise ValueError(self._diverged(net) + kept)
             self.net_ = net
             self._store(net, rows, incremental)
+            net.engine_ = Engine()  # the processes of this fit are nothing to count on later
             changes = self._record(net, incremental)
             if isinstance(given, np.random.RandomState):
                 changes.append(partial(given.set_state, random_state.get_state(legacy=False)))
@@ -355,9 +358,10 @@ class BaseMarginalizedEstimator(
         train.units = units
         pretrains = getattr(self, "pretrainer", None) is not None
         if X_unlabeled is not None and (self.unlabeled_discount > 0 or pretrains):
-            mass = self.unlabeled_discount * X_unlabeled.shape[0]
             train.unlabeled = self._features(X_unlabeled, device, dtype)
-            train.unlabeled_share = mass / (mass + weight[parts[0]].sum())
+            train.unlabeled_share = unlabeled_share(
+                self.unlabeled_discount, X_unlabeled.shape[0], weight[parts[0]].sum()
+            )
             if incremental:
                 train.unlabeled_weight = weight[parts[0]].mean()
         return train, valid[0] if valid else None

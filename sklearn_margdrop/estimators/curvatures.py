@@ -13,7 +13,7 @@ from torch import Tensor
 from sklearn_margdrop.numerics.memory import blocks
 from sklearn_margdrop.training.batches import Rows
 from sklearn_margdrop.training.net import MarginalizedNet
-from sklearn_margdrop.weighting import Batch
+from sklearn_margdrop.weighting import WeightedRows
 
 
 class Curvatures:
@@ -47,14 +47,15 @@ class Curvatures:
             for parameter, value in zip(parameters, kept, strict=True):
                 parameter.copy_(value)
 
-    def _curvature(self, net: MarginalizedNet, batch: Batch) -> list[Tensor]:
+    def _curvature(self, net: MarginalizedNet, batch: WeightedRows) -> list[Tensor]:
         """The diagonal of the Hessian at the net's parameters, for each of them."""
-        objective, network = net.criterion_, net.module_
-        coef, *intercept = objective.mean_curvature(network, batch, centre=network.centre)
+        network = net.module_
+        mean_curvature = partial(net.engine_.mean_curvature, net.criterion_, network, batch)
+        coef, *intercept = mean_curvature(centre=network.centre)
         coef += self.alpha
         if network.noise:
             variance = network.noise[0].variance
-            coef += objective.mean_curvature(network, batch, variance, penalty=True)[0]
+            coef += mean_curvature(variance, penalty=True)[0]
         return [coef, *intercept]
 
     def _bound_steps(self, net: MarginalizedNet, rows: Rows) -> None:
@@ -105,7 +106,7 @@ class Curvatures:
 
     def _information(self, net: MarginalizedNet, rows: Rows) -> Tensor:
         """The diagonal of the Fisher information of the coefficients, over the penalty's rows."""
-        mean_curvature = partial(net.criterion_.mean_curvature, net.module_)
+        mean_curvature = partial(net.engine_.mean_curvature, net.criterion_, net.module_)
         if self.solver == "lbfgs" or rows.features.is_sparse:
             return mean_curvature(rows.whole, penalty=True)[0]
         parts, shares = [rows], [1.0]
@@ -123,7 +124,7 @@ class Curvatures:
         return total
 
 
-def _first_of(rows: Rows) -> Batch:
+def _first_of(rows: Rows) -> WeightedRows:
     """All of them if they are sparse, or as many of the first as are made dense at a time."""
     if rows.features.is_sparse:
         return rows.batch(slice(0, len(rows)))

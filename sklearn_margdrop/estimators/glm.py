@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
+from sklearn_margdrop.distributed.partitions import PartitionedRows, Partitions
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.estimators.coefficients import Coefficients
 from sklearn_margdrop.estimators.curvatures import Curvatures
@@ -259,6 +260,8 @@ class BaseMarginalizedGLM(Coefficients, Curvatures, BaseMarginalizedEstimator):
         )
         net.initialize()
         net.units_ = rows.units
+        if isinstance(rows, PartitionedRows):
+            net.engine_ = Partitions(rows.bundles)
         return net
 
     def _find_centre(self, net: MarginalizedNet, rows: Rows, continuing: bool) -> None:

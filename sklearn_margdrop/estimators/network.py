@@ -14,7 +14,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils._param_validation import HasMethods, Hidden, Interval, Options, StrOptions
 from torch import Tensor
 
-from sklearn_margdrop.distributed.data_parallel import alone, parallel
+from sklearn_margdrop.distributed.data_parallel import engine_of, is_main_process
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.estimators.pretraining import pretrain
 from sklearn_margdrop.estimators.validation import (
@@ -42,6 +42,7 @@ from sklearn_margdrop.training.callbacks import (
     freezes,
 )
 from sklearn_margdrop.training.checkpoints import Checkpoints
+from sklearn_margdrop.training.engine import Engine
 from sklearn_margdrop.training.net import MarginalizedNet
 from sklearn_margdrop.training.units import Units
 
@@ -148,7 +149,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             net.find_centres(rows)
         checkpoint = None if checkpoints is None else checkpoints.of(0)
         net.train(rows, valid, 1 if incremental else self.max_iter, watcher, checkpoint)
-        return alone(net)
+        return net
 
     def _split(
         self, index: np.ndarray, y: np.ndarray, random_state: np.random.RandomState
@@ -206,7 +207,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             "adam": {"optimizer": torch.optim.Adam},
             "sgd": {"optimizer": torch.optim.SGD, "optimizer__momentum": self.momentum},
         }[self.solver]
-        net: MarginalizedNet = parallel(self._net, self.accelerator)(
+        net: MarginalizedNet = self._net(
             module__layer_sizes=(n_features, *hidden, n_outputs),
             module__activation=self.activation,
             module__noise=noise,
@@ -230,11 +231,12 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             callbacks=callbacks,
             device=str(device),
             seed=seed,
-            verbose=int(self.verbose),
+            verbose=int(self.verbose) if is_main_process(self.accelerator) else 0,
             **optimizer,
         )
         net.initialize()
         net.units_ = rows.units
+        net.engine_ = engine_of(self.accelerator)
         return net
 
     def _start_output(self, net: MarginalizedNet, rows: Rows, incremental: bool) -> None:
@@ -303,9 +305,9 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
 
     def _attributes(self, net: MarginalizedNet) -> dict[str, Any]:
         # What is made of it is not to follow the training.
-        net = alone(net)
         still = type(net).__new__(type(net))
-        still.__dict__.update(vars(net) | {"module_": copy.deepcopy(net.module_)})
+        own = {"module_": copy.deepcopy(net.module_), "engine_": Engine()}
+        still.__dict__.update(vars(net) | own)
         return {"net_": still}
 
     def _store(self, net: MarginalizedNet, rows: Rows, incremental: bool) -> None:

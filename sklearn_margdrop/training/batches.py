@@ -26,7 +26,7 @@ from sklearn_margdrop.numerics.sparse import (
     first_row,
 )
 from sklearn_margdrop.training.units import Units
-from sklearn_margdrop.weighting import Batch
+from sklearn_margdrop.weighting import WeightedRows
 
 #: Rows on the host.
 Host: TypeAlias = "np.ndarray | CSR"
@@ -188,7 +188,7 @@ class MappedRows:
         return cast("Tensor", cut[0] if len(cut) == 1 else torch.cat(cast("list[Tensor]", cut)))
 
 
-class Rows(torch.utils.data.Dataset[Batch]):
+class Rows(torch.utils.data.Dataset[WeightedRows]):
     """Labelled rows, and unlabelled ones beside them.
 
     Parameters
@@ -201,9 +201,9 @@ class Rows(torch.utils.data.Dataset[Batch]):
         The rows of `features` that `y` and `weight` belong to; all by default.
     unlabeled : Features, default=None
     unlabeled_share : float, default=0.0
-        See :class:`Batch`.
+        See :meth:`WeightedRows.of`.
     unlabeled_weight : float, default=1.0
-        See :class:`Batch`.
+        See :meth:`WeightedRows.of`.
     units : Units, default=None
         What `y` is standardised by; None where it is in the units of the user.
     """
@@ -231,7 +231,7 @@ class Rows(torch.utils.data.Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.y)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> WeightedRows:
         if not 0 <= index < len(self):
             raise IndexError(index)
         return self.batch(slice(index, index + 1))
@@ -247,7 +247,9 @@ class Rows(torch.utils.data.Dataset[Batch]):
         weight = None if self.weight is None else self.weight[position]
         return Rows(self.features, self.y[position], weight, index)
 
-    def batch(self, position: slice | Tensor, unlabeled: slice | Tensor | None = None) -> Batch:
+    def batch(
+        self, position: slice | Tensor, unlabeled: slice | Tensor | None = None
+    ) -> WeightedRows:
         """The rows at `position`, followed by those at `unlabeled` of the unlabelled ones."""
         x = self.take(position)
         if unlabeled is not None and self.unlabeled is not None:
@@ -255,10 +257,12 @@ class Rows(torch.utils.data.Dataset[Batch]):
         if isinstance(position, Tensor):
             position = position.to(self.y.device)
         weight = None if self.weight is None else self.weight[position]
-        return Batch(x, self.y[position], weight, self.unlabeled_share, self.unlabeled_weight)
+        return WeightedRows.of(
+            x, self.y[position], weight, self.unlabeled_share, self.unlabeled_weight
+        )
 
     @cached_property
-    def whole(self) -> Batch:
+    def whole(self) -> WeightedRows:
         """All rows, labelled and unlabelled, in one batch, whose `x` may be a MappedRows."""
         unlabeled = None if self.unlabeled is None else slice(0, len(self.unlabeled))
         parts = [(self.features, self.index)]
@@ -271,7 +275,7 @@ class Rows(torch.utils.data.Dataset[Batch]):
             rows, x = x, torch.empty(x.shape, dtype=x.dtype, device=x.device)
             for block in blocks(*rows.shape):
                 x[block] = rows[block]
-        return Batch(x, self.y, self.weight, self.unlabeled_share, self.unlabeled_weight)
+        return WeightedRows.of(x, self.y, self.weight, self.unlabeled_share, self.unlabeled_weight)
 
     def total(self, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """The sum over the labelled rows that ``function(y, weight)`` takes."""
@@ -376,7 +380,7 @@ class Batches:
     def __len__(self) -> int:
         return 1 if self.batch_size is None else -(-len(self.rows) // self.batch_size)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[WeightedRows]:
         if self.batch_size is None:
             yield self.rows.whole
             return

@@ -21,13 +21,14 @@ from sklearn_margdrop.objective import Objective, Terms
 from sklearn_margdrop.training.batches import Batches, Rows
 from sklearn_margdrop.training.callbacks import EpochLog, sees_batches
 from sklearn_margdrop.training.checkpoints import TrainingCheckpoint
+from sklearn_margdrop.training.engine import Engine
 from sklearn_margdrop.training.optimizers import Fisher, FisherLBFGS
 from sklearn_margdrop.training.prediction import PredictingNet
 from sklearn_margdrop.training.recording import RecordingNet
 from sklearn_margdrop.training.schedules import SchedulingNet
 from sklearn_margdrop.training.stability import MOST_RETURNS, EpochMeans, StopTraining, Watch
 from sklearn_margdrop.training.state import net_state, restore_net
-from sklearn_margdrop.weighting import Batch
+from sklearn_margdrop.weighting import WeightedRows
 
 #: What skorch runs for each batch.
 StepFunction: TypeAlias = Callable[..., dict[str, Any]]
@@ -104,7 +105,7 @@ class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
     _unlabeled_left: list[slice | Tensor]
     _checkpoint: TrainingCheckpoint | None
     _in_epoch: bool
-    _part = (0, 1)  # of the rows of each batch: all of them
+    engine_: Engine = Engine()  # that of a fit is the net's until the fit has ended
 
     def __init__(
         self,
@@ -147,11 +148,10 @@ class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
         linears = self.module_.linears
         sums: dict[nn.Module, Any] = {x: 0.0 for x in linears if x.centre is not None}
         for position in blocks(len(rows), self.module_.widest) if sums else ():
-            batch = rows.batch(position)
-            x: Any = batch.x
+            x: Any = rows.take(position)
             for layer in self.module_.layers:
                 if layer in sums:
-                    sums[layer] += x.sum(0) if batch.weight is None else batch.weight @ x
+                    sums[layer] += x.sum(0) if rows.weight is None else rows.weight[position] @ x
                 x = layer(x)
         total = len(rows) if rows.weight is None else rows.weight.sum()
         for layer, value in sums.items():
@@ -170,6 +170,7 @@ class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
         The `watcher` and the `checkpoint` are callbacks of this call alone. What a checkpoint
         had stored before is where the training goes on.
         """
+        self.engine_.begin(self, rows, valid, epochs)
         self.train_split = None if valid is None else predefined_split(valid)
         self.max_epochs = epochs
         callbacks: list[tuple[str, Callback]] = self.callbacks_
@@ -179,6 +180,8 @@ class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
         # What skorch's partial_fit does, which takes Ctrl-C before the first epoch for the end.
         self.notify("on_train_begin", X=rows, y=None)
         self.fit_loop(rows)
+        if self.stop_reason_ == "interrupted" and self.engine_.part[1] > 1:
+            raise KeyboardInterrupt  # the other processes wait for this one, which is to end
         self.notify("on_train_end", X=rows, y=None)
         if not self._predicts_finite(rows):
             self.stop_reason_, self.has_learned_, self.best_score_ = "diverged", False, None
@@ -225,11 +228,13 @@ class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
         try:
             super().notify(method_name, **cb_kwargs)
         except KeyboardInterrupt:
-            if self._was_stopped_early():
-                raise StopTraining("stopped") from None
-            raise
-        if method_name == "on_epoch_end" and self.ending_ is not None:
-            raise StopTraining(self.ending_)  # now that all have seen the epoch
+            if method_name != "on_epoch_end" or not self._was_stopped_early():
+                raise
+            self.ending_ = "stopped"
+        if method_name == "on_epoch_end":
+            self.ending_ = self.engine_.agreed(self.ending_)
+            if self.ending_ is not None:
+                raise StopTraining(self.ending_)  # now that all have seen the epoch
 
     def _was_stopped_early(self) -> bool:
         """Whether it was skorch's callback, which says so by an interrupt."""
@@ -297,7 +302,7 @@ class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
         family = self.criterion_.family
         if not family.may_overflow or isinstance(self.optimizer_, FisherLBFGS):
             return True
-        return bool(family.mean(self.linear_predictor(rows)).isfinite().all())
+        return bool(family.mean(self.engine_.linear_predictor(self, rows)).isfinite().all())
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Iterable[Any]:
         if isinstance(dataset, Subset) and isinstance(dataset.dataset, Rows):
@@ -342,7 +347,7 @@ class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
         self.history.record("penalty", math.nan if hidden else means.penalty)
 
     def _validate(self, rows: Rows) -> None:
-        eta, family = self.linear_predictor(rows), self.criterion_.family
+        eta, family = self.engine_.linear_predictor(self, rows), self.criterion_.family
         if not family.mean(eta).isfinite().all():
             raise StopTraining("diverged")
         losses = family.loss(eta, rows.y)
@@ -380,13 +385,13 @@ class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
     @torch.no_grad()
     def _evaluate(self, rows: Rows) -> float:
         """The objective of the present weights, with noise of its own."""
-        generator = torch.Generator(self.device).manual_seed(self.seed + self._part[0])
+        generator = torch.Generator(self.device).manual_seed(self.seed + self.engine_.part[0])
         order = torch.Generator().manual_seed(self.seed)
         total: Tensor | float = 0.0
         for batch in self._batches(rows, order):
-            terms = self.criterion_(self.module_, batch, generator, self._part)
+            terms = self.engine_.evaluate(self.criterion_, self.module_, batch, generator)
             total += terms.total * len(batch.y)
-        return float(total) / len(rows)
+        return self.engine_.sum(float(total) / len(rows))
 
     def _run_batches(self, iterator: Batches, step_fn: StepFunction) -> EpochMeans:
         """One pass over the batches; infinite where weights or scored means are not finite."""
@@ -422,50 +427,58 @@ class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
         """The present state of the module."""
         return {name: w.clone() for name, w in self.module_.state_dict().items()}
 
-    def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
-        optimizer, objective = self.optimizer_, self.criterion_
+    def train_step(self, batch: WeightedRows, **fit_params: Any) -> dict[str, Any]:
+        optimizer, objective, network = self.optimizer_, self.criterion_, self.module_
         if isinstance(optimizer, FisherLBFGS):
             found: list[Terms] = []
 
             def evaluate() -> Tensor:
-                with self.module_.uncentred():
-                    found.append(objective.backward(self.module_, batch, self.generator_))
-                self.module_.centre_gradients()
+                with network.uncentred():
+                    found.append(
+                        self.engine_.differentiate(objective, network, batch, self.generator_)
+                    )
+                network.centre_gradients()
                 return found[-1].total
 
-            with self.module_.centred():
+            with network.centred():
                 optimizer.step(evaluate)
             return {"loss": found[-1].total, "terms": found[-1]}
         if isinstance(optimizer, Fisher):
-            information = objective.mean_curvature(
-                self.module_, batch, penalty=True, centre=self.module_.centre
+            information = self.engine_.mean_curvature(
+                objective, network, batch, penalty=True, centre=network.centre
             )
             information[0] += objective.alpha  # the curvature of the L2 penalty
             optimizer.accumulate(information, len(batch.y))
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
-        terms = self._differentiate(batch)
+        terms = self.engine_.differentiate(objective, network, batch, self.generator_)
         self.notify(
             "on_grad_computed",
-            named_parameters=TeeGenerator(self.module_.named_parameters()),
+            named_parameters=TeeGenerator(network.named_parameters()),
             batch=batch,
             training=True,
         )
-        self.module_.centre_gradients()
-        with self.module_.centred():
+        network.centre_gradients()
+        with network.centred():
             optimizer.step()
         return {"loss": terms.total, "terms": terms}
 
-    def _differentiate(self, batch: Batch) -> Terms:
-        """The terms of the objective, with their gradient in the parameters."""
-        return self.criterion_.backward(self.module_, batch, self.generator_)
-
     @torch.no_grad()
-    def _predict(self, batch: Batch) -> Tensor:
+    def _predict(self, batch: WeightedRows) -> Tensor:
         """Linear predictor of the labelled rows without noise."""
         eta: Tensor = self.module_(batch.x)
         return eta[: len(batch.y)]
+
+    def save_params(self, *args: Any, **kwargs: Any) -> None:
+        """skorch's; of several processes, the first one does it."""
+        if self.engine_.part[0] == 0:
+            super().save_params(*args, **kwargs)
+
+    def load_params(self, *args: Any, **kwargs: Any) -> None:
+        """skorch's, once all processes are here: another one has saved them."""
+        self.engine_.wait()
+        super().load_params(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         return net_state(self)

@@ -22,6 +22,7 @@ _REBUILT = {
     "callbacks_",
     "criterion_",
     "cuda_dependent_attributes_",
+    "engine_",
     "generator_",
     "init_context_",
     "initialized_",

@@ -37,7 +37,7 @@ from sklearn_margdrop.objective import METHODS, Objective
 from sklearn_margdrop.training.batches import Batches, Features, Rows
 from sklearn_margdrop.training.optimizers import FisherLBFGS
 from sklearn_margdrop.training.state import net_state
-from sklearn_margdrop.weighting import Batch
+from sklearn_margdrop.weighting import WeightedRows
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -480,7 +480,7 @@ def test_the_engine_makes_tensors_like_its_inputs(method, sparse, context):
     def terms():
         network = NoisyNetwork([5, *hidden, 3], noise={0: Dropout(0.8)}, dtype=torch.float64)
         x = SparseMatrix([sp.csr_array(X)]) if sparse else torch.from_numpy(X)
-        batch = Batch(x, torch.from_numpy(TARGETS["three"]))
+        batch = WeightedRows.of(x, torch.from_numpy(TARGETS["three"]))
         objective = Objective(FAMILIES["categorical"](), method, n_probes=1, alpha=0.1)
         generator = torch.Generator().manual_seed(0)
         found = [*objective(network, batch, generator)]

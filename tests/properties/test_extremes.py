@@ -25,7 +25,7 @@ from sklearn_margdrop.objective import Objective
 from sklearn_margdrop.penalties import quadratic
 from sklearn_margdrop.training.net import MarginalizedNet
 from sklearn_margdrop.training.optimizers import FisherLBFGS
-from sklearn_margdrop.weighting import Batch
+from sklearn_margdrop.weighting import WeightedRows
 
 NETWORKS = [
     (MarginalizedDropoutClassifier, {"hidden_layer_sizes": 8, "max_iter": 20, **options})
@@ -202,7 +202,7 @@ def test_moments_of_confident_predictions_in_float32(n_classes):
             network.linears[0].weight.mul_(8)
         x = torch.randn(200, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
         objective = Objective(Categorical(), "moments")
-        terms = objective.backward(network, Batch(x, torch.arange(200) % n_classes))
+        terms = objective.backward(network, WeightedRows.of(x, torch.arange(200) % n_classes))
         found.append([terms.penalty.double(), network.linears[0].weight.grad.double()])
     for single, double in zip(*found, strict=True):
         assert (single - double).norm() < 2e-3 * double.norm()
@@ -248,7 +248,7 @@ def test_slices_change_neither_value_nor_gradient(
     y = torch.arange(13) % 7
     if n_outputs < 7:
         y = torch.randint(2, (13, n_outputs), generator=rng).double()
-    batch = Batch(x, y[: 13 - unlabeled], unlabeled_share=0.4 if unlabeled else 0.0)
+    batch = WeightedRows.of(x, y[: 13 - unlabeled], unlabeled_share=0.4 if unlabeled else 0.0)
 
     def value_and_gradient():
         noise = {0: Dropout(0.8), 1: Dropout(0.5), 2: Dropout(0.5)}
@@ -279,7 +279,7 @@ def test_slices_bound_what_is_pulled_back(tight, monkeypatch):
         jacobian, "pull_back", lambda self, c: seen.append(c.numel() * 4) or pull_back(self, c)
     )
     objective = Objective(Categorical(), "quadratic")
-    batch = Batch(torch.randn(50, 4), torch.arange(50) % 20)
+    batch = WeightedRows.of(torch.randn(50, 4), torch.arange(50) % 20)
     objective.backward(network, batch)
     assert max(seen) == 50 * 19 * 32 * 4
     seen.clear()

@@ -18,7 +18,7 @@ from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.numerics.sparse import SparseMatrix
 from sklearn_margdrop.objective import Objective
 from sklearn_margdrop.training.batches import Features, Rows
-from sklearn_margdrop.weighting import Batch
+from sklearn_margdrop.weighting import WeightedRows
 
 FAMILY_NAMES = ["bernoulli", "categorical", "normal", "poisson"]
 ONLINE = ["sgd", "adagrad", "fisher"]
@@ -270,7 +270,7 @@ def test_centred_curvature(family, sparse):
     K = 3 if family == "categorical" else 1
     y = torch.from_numpy(rng.randint(3, size=30) if K == 3 else rng.randint(2, size=(30, 1)) * 1.0)
     weight, share = rng.uniform(0.5, 2, 30), 0.3
-    batch = Batch(matrix, y, torch.from_numpy(weight), share)
+    batch = WeightedRows.of(matrix, y, torch.from_numpy(weight), share)
     network = NoisyNetwork([6, K], dtype=torch.float64)
     with torch.no_grad():
         network.linears[0].weight.mul_(1e-3)

@@ -8,13 +8,13 @@ from oracles import make_noise, make_targets, randn
 from torch import nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
-from sklearn_margdrop import products
 from sklearn_margdrop.families import FAMILIES, Categorical
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import NOISE_MODELS
+from sklearn_margdrop.numerics import products
 from sklearn_margdrop.objective import Objective
 from sklearn_margdrop.penalties import draw_probes, quadratic
-from sklearn_margdrop.weighting import Batch
+from sklearn_margdrop.weighting import WeightedRows
 
 METHODS = ("no noise", "diagonal", "quadratic", "probes")
 
@@ -37,7 +37,7 @@ class Total(nn.Module):
 
     def forward(self, x, y, probes):
         if not self.probed:
-            return self.objective(self.network, Batch(x, y)).total
+            return self.objective(self.network, WeightedRows.of(x, y)).total
         trace, family = self.network.trace(x), self.objective.family
         return (family.loss(trace.eta, y) + quadratic(trace, family, probes)).mean()
 
@@ -177,7 +177,7 @@ class Stochastic(nn.Module):
         self.network = NoisyNetwork((5, 4, 3), "relu", models, seed, torch.float64)
 
     def forward(self, x, y):
-        return self.objective(self.network, Batch(x, y)).total
+        return self.objective(self.network, WeightedRows.of(x, y)).total
 
 
 STOCHASTIC = {

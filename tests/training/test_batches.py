@@ -30,7 +30,7 @@ def batches(X, batch_size=4, shuffle=True, seed=0, unlabeled=None, **kwargs):
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_every_row_once_an_epoch(batch_size, shuffle):
     weight = torch.arange(N) / 4.5
-    iterator = batches(numbered(N), batch_size, shuffle, weight=weight, unlabeled_share=0.5)
+    iterator = batches(numbered(N), batch_size, shuffle, weight=weight)
     orders = []
     for _ in range(2):
         epoch = list(iterator)
@@ -41,8 +41,8 @@ def test_every_row_once_an_epoch(batch_size, shuffle):
         y = torch.cat([b.y for b in epoch])
         assert sorted(y.tolist()) == list(range(N))
         assert torch.equal(torch.cat([b.x for b in epoch])[:, 0], y.double())
-        assert torch.equal(torch.cat([b.weight for b in epoch]), weight[y])
-        assert {b.unlabeled_share for b in epoch} == {0.5}
+        found = torch.cat([b.loss_weight * len(b.y) for b in epoch])
+        torch.testing.assert_close(found, weight[y])
         orders.append(y.tolist())
     shuffled = shuffle and batch_size < N  # the order within a single batch means nothing
     assert (orders[0] == list(range(N))) != shuffled
@@ -68,7 +68,7 @@ def test_a_subset_of_the_rows(shuffle):
     y = torch.cat([b.y for b in epoch])
     assert sorted(y.tolist()) == index.tolist()
     assert torch.equal(torch.cat([b.x for b in epoch])[:, 0], y.double())
-    assert torch.equal(torch.cat([b.weight for b in epoch]), y / 5.4)
+    torch.testing.assert_close(torch.cat([b.loss_weight * len(b.y) for b in epoch]), y / 5.4)
 
 
 def read_only(X, path):
