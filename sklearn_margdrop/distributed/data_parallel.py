@@ -18,9 +18,8 @@ import torch
 from skorch import NeuralNet
 from torch import Tensor
 
-from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.numerics.devices import to_array
-from sklearn_margdrop.objective import Objective, Terms
+from sklearn_margdrop.objective import Terms
 from sklearn_margdrop.training.batches import Rows
 from sklearn_margdrop.training.engine import Engine
 from sklearn_margdrop.weighting import WeightedRows
@@ -146,15 +145,9 @@ class DataParallel(Engine):
         seeds = torch.randint(2**31, (count,), generator=net.generator_, device=net.device)
         self.generator = torch.Generator(net.device).manual_seed(int(seeds[index]))
 
-    def differentiate(
-        self,
-        objective: Objective,
-        network: NoisyNetwork,
-        rows: WeightedRows,
-        generator: torch.Generator,
-    ) -> Terms:
-        terms = objective.backward(network, rows, self.generator, self.part)
-        parameters = [p for p in network.parameters() if p.requires_grad]
+    def differentiate(self, net: NeuralNet, rows: WeightedRows) -> Terms:
+        terms = net.criterion_.backward(net.module_, rows, self.generator, self.part)
+        parameters = [p for p in net.module_.parameters() if p.requires_grad]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         *gradients, loss, penalty, l2 = self._add_up([*gradients, *terms])
         for parameter, gradient in zip(parameters, gradients, strict=True):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from skorch import NeuralNet
 from torch import Tensor
 
 from sklearn_margdrop.networks import NoisyNetwork
@@ -47,7 +48,7 @@ class Bundle:
     ) -> None:
         self.features, self.targets, self.weights = features, targets, weights
         self._rows: list[WeightedRows] | None = None
-        self._engines: dict[bytes, tuple[NoisyNetwork, Objective]] = {}
+        self._models: dict[bytes, tuple[NoisyNetwork, Objective]] = {}
         self.lock = Lock()  # a call that was interrupted may still be running
 
     def __sizeof__(self) -> int:
@@ -66,14 +67,14 @@ class Bundle:
             ]
         return self._rows
 
-    def _engine(self, spec: bytes, vector: np.ndarray) -> tuple[NoisyNetwork, Objective]:
+    def _model(self, spec: bytes, vector: np.ndarray) -> tuple[NoisyNetwork, Objective]:
         # Kept, as what sparse rows remember is remembered for the noise of one network.
-        if spec not in self._engines:
+        if spec not in self._models:
             options, family, method = unpack(spec)
             device = self.features[0].device if self.features else "cpu"
             network, objective = NoisyNetwork(**options), Objective(family, method)
-            self._engines[spec] = network.to(device), objective.to(device)
-        network, objective = self._engines[spec]
+            self._models[spec] = network.to(device), objective.to(device)
+        network, objective = self._models[spec]
         start = 0
         with torch.no_grad():
             for p in network.parameters():
@@ -84,7 +85,7 @@ class Bundle:
 
     def evaluate(self, spec: bytes, vector: np.ndarray) -> np.ndarray:
         """Loss, penalty and gradient, summed."""
-        network, objective = self._engine(spec, vector)
+        network, objective = self._model(spec, vector)
         with torch.enable_grad():
             terms = [objective.backward(network, rows) for rows in self.rows]
         start = torch.from_numpy(vector).new_zeros(2)
@@ -94,7 +95,7 @@ class Bundle:
 
     def curvature(self, spec: bytes, vector: np.ndarray, options: bytes) -> np.ndarray:
         """The same of :meth:`Objective.mean_curvature`."""
-        network, objective = self._engine(spec, vector)
+        network, objective = self._model(spec, vector)
         parts = (objective.mean_curvature(network, r, *unpack(options)) for r in self.rows)
         flat = (torch.cat([each.reshape(-1).cpu() for each in part]) for part in parts)
         return sum(flat, torch.zeros_like(torch.from_numpy(vector))).numpy()
@@ -180,33 +181,29 @@ class Partitions(Engine):
     def __init__(self, bundles: Bundles) -> None:
         self.bundles = bundles
 
-    def differentiate(
-        self,
-        objective: Objective,
-        network: NoisyNetwork,
-        rows: WeightedRows,
-        generator: torch.Generator,
-    ) -> Terms:
+    def differentiate(self, net: NeuralNet, rows: WeightedRows) -> Terms:
+        objective, network = net.criterion_, net.module_
         result = torch.from_numpy(self.bundles.sum("evaluate", *_message(objective, network)))
         start = 2
         for p in network.parameters():
             grad = result[start : start + p.numel()].view_as(p).to(p.device)
             p.grad = grad.clone() if p.grad is None else p.grad.add_(grad)
             start += p.numel()
-        return objective.with_l2(network, result[0], result[1])
+        terms: Terms = objective.with_l2(network, result[0], result[1])
+        return terms
 
     def mean_curvature(
         self,
-        objective: Objective,
-        network: NoisyNetwork,
+        net: NeuralNet,
         rows: WeightedRows,
         function: Callable[[Tensor], Tensor] = torch.square,
         penalty: bool = False,
         centre: Tensor | None = None,
     ) -> list[Tensor]:
         options = pack((function, penalty, centre))
-        flat = self.bundles.sum("curvature", *_message(objective, network), options)
-        parameters = list(network.parameters())
+        message = _message(net.criterion_, net.module_)
+        flat = self.bundles.sum("curvature", *message, options)
+        parameters = list(net.module_.parameters())
         parts = torch.from_numpy(flat).split([p.numel() for p in parameters])
         return [part.view_as(p).to(p.device) for part, p in zip(parts, parameters, strict=True)]
 

@@ -49,8 +49,7 @@ class Curvatures:
 
     def _curvature(self, net: MarginalizedNet, batch: WeightedRows) -> list[Tensor]:
         """The diagonal of the Hessian at the net's parameters, for each of them."""
-        network = net.module_
-        mean_curvature = partial(net.engine_.mean_curvature, net.criterion_, network, batch)
+        mean_curvature, network = partial(net.engine_.mean_curvature, net, batch), net.module_
         coef, *intercept = mean_curvature(centre=network.centre)
         coef += self.alpha
         if network.noise:
@@ -82,7 +81,7 @@ class Curvatures:
         known = [state["sum"] > 0 for state in net.optimizer_.state.values()]
         if all(each.all() for each in known):
             return  # it goes on from the information of an earlier call
-        mean_curvature = partial(net.criterion_.mean_curvature, net.module_, _first_of(rows))
+        mean_curvature = partial(net.engine_.mean_curvature, net, _first_of(rows))
         squares, *intercept = mean_curvature(centre=net.module_.centre)
         everywhere, *_ = mean_curvature(torch.ones_like)
         occurrences, curvature = everywhere, everywhere.mean(1)
@@ -106,21 +105,12 @@ class Curvatures:
 
     def _information(self, net: MarginalizedNet, rows: Rows) -> Tensor:
         """The diagonal of the Fisher information of the coefficients, over the penalty's rows."""
-        mean_curvature = partial(net.engine_.mean_curvature, net.criterion_, net.module_)
         if self.solver == "lbfgs" or rows.features.is_sparse:
-            return mean_curvature(rows.whole, penalty=True)[0]
-        parts, shares = [rows], [1.0]
-        if rows.unlabeled is not None:
-            nothing = rows.y.new_zeros(len(rows.unlabeled))
-            parts.append(Rows(rows.unlabeled, nothing))
-            share = rows.unlabeled_share
-            shares = [1 - share, share * rows.unlabeled_weight]
+            return net.engine_.mean_curvature(net, rows.whole, penalty=True)[0]
         (linear,) = net.module_.linears
         total = torch.zeros_like(linear.weight)
-        for part, share in zip(parts, shares, strict=True):
-            for block in blocks(len(part), rows.features.shape[1]):
-                batch = part.batch(block)
-                total = total + share * len(batch.y) / len(part) * mean_curvature(batch)[0]
+        for block, share in rows.in_blocks():
+            total = total + share * net.engine_.mean_curvature(net, block)[0]
         return total
 
 

@@ -277,6 +277,18 @@ class Rows(torch.utils.data.Dataset[WeightedRows]):
                 x[block] = rows[block]
         return WeightedRows.of(x, self.y, self.weight, self.unlabeled_share, self.unlabeled_weight)
 
+    def in_blocks(self) -> Iterator[tuple[WeightedRows, float]]:
+        """Blocks of all rows, as if they were labelled, and the part of the penalty of each."""
+        parts: list[tuple[Rows, float]] = [(self, 1.0)]
+        if self.unlabeled is not None:
+            share, nothing = self.unlabeled_share, self.y.new_zeros(len(self.unlabeled))
+            others = Rows(self.unlabeled, nothing)
+            parts = [(self, 1 - share), (others, share * self.unlabeled_weight)]
+        for rows, share in parts:
+            for block in blocks(len(rows), self.features.shape[1]):
+                batch = rows.batch(block)
+                yield batch, share * len(batch.y) / len(rows)
+
     def total(self, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """The sum over the labelled rows that ``function(y, weight)`` takes."""
         weight = self.weight

@@ -1,4 +1,4 @@
-"""Where the objective is evaluated: here, or elsewhere by what is derived from it."""
+"""Where the objective is evaluated: in this process, unless a fit brings another engine."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ import torch
 from skorch import NeuralNet
 from torch import Tensor
 
-from sklearn_margdrop.networks import NoisyNetwork
-from sklearn_margdrop.objective import Objective, Terms
+from sklearn_margdrop.objective import Terms
 from sklearn_margdrop.training.batches import Rows
 from sklearn_margdrop.weighting import WeightedRows
 
 
 class Engine:
-    """Evaluates the objective in this process alone.
+    """Evaluates the objective of a net in this process alone.
 
-    A net holds one. That of a fit may share the work among processes, or leave it to where the
-    rows lie; it is the net's for the time of that fit.
+    Subclasses share the work with other processes, or leave it to where the rows lie. A net
+    holds one of them until its fit has ended.
 
     Attributes
     ----------
@@ -29,43 +28,34 @@ class Engine:
     part: tuple[int, int] = (0, 1)
 
     def begin(self, net: NeuralNet, rows: Rows, valid: Rows | None, epochs: int) -> None:
-        """Prepare a training of `net`."""
+        """Prepare the training."""
 
-    def differentiate(
-        self,
-        objective: Objective,
-        network: NoisyNetwork,
-        rows: WeightedRows,
-        generator: torch.Generator,
-    ) -> Terms:
+    def differentiate(self, net: NeuralNet, rows: WeightedRows) -> Terms:
         """The terms of the objective; their gradient is added to that of the parameters."""
-        return objective.backward(network, rows, generator)
+        terms: Terms = net.criterion_.backward(net.module_, rows, net.generator_)
+        return terms
 
-    def evaluate(
-        self,
-        objective: Objective,
-        network: NoisyNetwork,
-        rows: WeightedRows,
-        generator: torch.Generator,
-    ) -> Terms:
-        """The share that this process has of the terms, which :meth:`sum` adds up."""
-        terms: Terms = objective(network, rows, generator, self.part)
+    def evaluate(self, net: NeuralNet, rows: WeightedRows, generator: torch.Generator) -> Terms:
+        """The terms of this process's part of the rows, which :meth:`sum` adds up."""
+        terms: Terms = net.criterion_(net.module_, rows, generator, self.part)
         return terms
 
     def mean_curvature(
         self,
-        objective: Objective,
-        network: NoisyNetwork,
+        net: NeuralNet,
         rows: WeightedRows,
         function: Callable[[Tensor], Tensor] = torch.square,
         penalty: bool = False,
         centre: Tensor | None = None,
     ) -> list[Tensor]:
         """See :meth:`Objective.mean_curvature`."""
-        return objective.mean_curvature(network, rows, function, penalty, centre)
+        found: list[Tensor] = net.criterion_.mean_curvature(
+            net.module_, rows, function, penalty, centre
+        )
+        return found
 
     def linear_predictor(self, net: NeuralNet, rows: Rows) -> Tensor:
-        """That of `net` for all of the rows."""
+        """What the net makes of all of the rows without noise."""
         eta: Tensor = net.linear_predictor(rows)
         return eta
 

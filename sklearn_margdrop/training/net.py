@@ -389,7 +389,7 @@ class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
         order = torch.Generator().manual_seed(self.seed)
         total: Tensor | float = 0.0
         for batch in self._batches(rows, order):
-            terms = self.engine_.evaluate(self.criterion_, self.module_, batch, generator)
+            terms = self.engine_.evaluate(self, batch, generator)
             total += terms.total * len(batch.y)
         return self.engine_.sum(float(total) / len(rows))
 
@@ -428,15 +428,13 @@ class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
         return {name: w.clone() for name, w in self.module_.state_dict().items()}
 
     def train_step(self, batch: WeightedRows, **fit_params: Any) -> dict[str, Any]:
-        optimizer, objective, network = self.optimizer_, self.criterion_, self.module_
+        optimizer, engine, network = self.optimizer_, self.engine_, self.module_
         if isinstance(optimizer, FisherLBFGS):
             found: list[Terms] = []
 
             def evaluate() -> Tensor:
                 with network.uncentred():
-                    found.append(
-                        self.engine_.differentiate(objective, network, batch, self.generator_)
-                    )
+                    found.append(engine.differentiate(self, batch))
                 network.centre_gradients()
                 return found[-1].total
 
@@ -444,15 +442,13 @@ class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
                 optimizer.step(evaluate)
             return {"loss": found[-1].total, "terms": found[-1]}
         if isinstance(optimizer, Fisher):
-            information = self.engine_.mean_curvature(
-                objective, network, batch, penalty=True, centre=network.centre
-            )
-            information[0] += objective.alpha  # the curvature of the L2 penalty
+            information = engine.mean_curvature(self, batch, penalty=True, centre=network.centre)
+            information[0] += self.criterion_.alpha  # the curvature of the L2 penalty
             optimizer.accumulate(information, len(batch.y))
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
-        terms = self.engine_.differentiate(objective, network, batch, self.generator_)
+        terms = engine.differentiate(self, batch)
         self.notify(
             "on_grad_computed",
             named_parameters=TeeGenerator(network.named_parameters()),
