@@ -110,6 +110,28 @@ class WeightedRows(NamedTuple):
         return WeightedRows(x, self.y[labeled], loss_weight, penalty_weight)
 
 
+class Scales(NamedTuple):
+    """What the weights of rows in several places are multiplied by, to be those in the objective.
+
+    Parameters
+    ----------
+    loss, penalty : float
+        For the sample weights of labelled rows, in the loss and in the penalty.
+    unlabeled : float
+        The weight of an unlabelled row in the penalty.
+    """
+
+    loss: float
+    penalty: float
+    unlabeled: float
+
+    @classmethod
+    def of(cls, total_weight: float, n_unlabeled: int, discount: float) -> Scales:
+        """Those of so much weight, and so many unlabelled rows, in all places."""
+        share = unlabeled_share(discount, n_unlabeled, total_weight)
+        return cls(1 / total_weight, (1 - share) / total_weight, share / max(n_unlabeled, 1))
+
+
 def unlabeled_share(discount: float, n_unlabeled: int, total_weight: float) -> float:
     r"""The part of the penalty that unlabelled rows make up, :math:`d\,m / (n + d\,m)`."""
     mass = discount * n_unlabeled

@@ -10,6 +10,7 @@ import importlib
 import pickle
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from functools import cached_property
 from threading import Lock
 from typing import Any, NamedTuple, cast
 
@@ -36,42 +37,33 @@ class Bundle:
 
     Parameters
     ----------
-    features : list of Features
-    targets : list of Tensor
-        Those of the labelled rows, which come without unlabelled ones; empty for unlabelled rows.
-    weights : list of pair of Tensor
-        Those of each row in the loss and in the penalty, over the sums of all partitions.
+    parts : list of tuple of (Features, Tensor, Tensor, Tensor)
+        The features of each partition, the targets of its labelled rows, and the weights of its
+        rows in the loss and in the penalty, over the sums of all partitions. The rows of a
+        partition are either all labelled or all unlabelled, which have no targets.
     """
 
-    def __init__(
-        self, features: list[Features], targets: list[Tensor], weights: list[tuple[Tensor, Tensor]]
-    ) -> None:
-        self.features, self.targets, self.weights = features, targets, weights
-        self._rows: list[WeightedRows] | None = None
+    def __init__(self, parts: list[tuple[Features, Tensor, Tensor, Tensor]]) -> None:
+        self.parts = parts
         self._models: dict[bytes, tuple[NoisyNetwork, Objective]] = {}
         self.lock = Lock()  # a call that was interrupted may still be running
 
     def __sizeof__(self) -> int:
-        return sum(8 * each.n_stored for each in self.features)
+        return sum(8 * features.n_stored for features, *_ in self.parts)
 
     def __reduce__(self) -> tuple[type[Bundle], tuple[Any, ...]]:
-        return Bundle, (self.features, self.targets, self.weights)
+        return Bundle, (self.parts,)
 
-    @property
+    @cached_property
     def rows(self) -> list[WeightedRows]:
-        """The rows as the objective takes them, made once."""
-        if self._rows is None:
-            self._rows = [
-                WeightedRows(x.take(slice(0, len(x))), y, *weights)
-                for x, y, weights in zip(self.features, self.targets, self.weights, strict=True)
-            ]
-        return self._rows
+        """The rows as the objective takes them."""
+        return [WeightedRows(x.take(slice(0, len(x))), *others) for x, *others in self.parts]
 
     def _model(self, spec: bytes, vector: np.ndarray) -> tuple[NoisyNetwork, Objective]:
         # Kept, as what sparse rows remember is remembered for the noise of one network.
         if spec not in self._models:
             options, family, method = unpack(spec)
-            device = self.features[0].device if self.features else "cpu"
+            device = self.parts[0][0].device if self.parts else "cpu"
             network, objective = NoisyNetwork(**options), Objective(family, method)
             self._models[spec] = network.to(device), objective.to(device)
         network, objective = self._models[spec]

@@ -20,13 +20,13 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_margdrop.distributed.collections import is_dask
 from sklearn_margdrop.distributed.data_parallel import (
     check_accelerator,
     is_main_process,
     shared_seed,
 )
 from sklearn_margdrop.estimators.atomic import Atomic, Outcome
-from sklearn_margdrop.estimators.dask_data import is_dask
 from sklearn_margdrop.estimators.ending import Ending
 from sklearn_margdrop.estimators.html import DiagramMixin
 from sklearn_margdrop.estimators.validation import (

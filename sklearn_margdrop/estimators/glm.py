@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
+from sklearn_margdrop.distributed.collections import is_dask
 from sklearn_margdrop.distributed.partitions import PartitionedRows, Partitions
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.estimators.coefficients import Coefficients
 from sklearn_margdrop.estimators.curvatures import Curvatures
-from sklearn_margdrop.estimators.dask_data import is_dask, partitioned_rows
+from sklearn_margdrop.estimators.dask_data import partitioned_rows
 from sklearn_margdrop.estimators.validation import check_noise, draw_seed
 from sklearn_margdrop.families import Family
 from sklearn_margdrop.noise import Noise

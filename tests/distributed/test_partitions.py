@@ -15,8 +15,8 @@ from sklearn_margdrop import (
     MarginalizedDropoutGLMRegressor,
     MarginalizedDropoutRegressor,
 )
+from sklearn_margdrop.distributed.collections import share_out
 from sklearn_margdrop.distributed.partitions import pack, unpack
-from sklearn_margdrop.estimators.dask_data import share_out
 from sklearn_margdrop.noise import Dropout
 
 dask = pytest.importorskip("dask")

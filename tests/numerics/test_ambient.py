@@ -26,7 +26,7 @@ from sklearn_margdrop import (
 )
 from sklearn_margdrop.distributed.partitions import _message, call, pack
 from sklearn_margdrop.estimators import indicators, targets
-from sklearn_margdrop.estimators.dask_data import Part, Scales, _bundle
+from sklearn_margdrop.estimators.dask_data import Part, _bundle
 from sklearn_margdrop.families import FAMILIES
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import Dropout
@@ -37,7 +37,7 @@ from sklearn_margdrop.objective import METHODS, Objective
 from sklearn_margdrop.training.batches import Batches, Features, Rows
 from sklearn_margdrop.training.optimizers import FisherLBFGS
 from sklearn_margdrop.training.state import net_state
-from sklearn_margdrop.weighting import WeightedRows
+from sklearn_margdrop.weighting import Scales, WeightedRows
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
