@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from harness import Results, parser, take_turns
 from peers import RETAIN, endless, our_net, random_images, rows_of
 
-from sklearn_margdrop.distributed.data_parallel import parallel
-from sklearn_margdrop.training.net import MarginalizedNet
+from sklearn_margdrop.distributed.data_parallel import engine_of
+from sklearn_margdrop.training.engine import Engine
 
 #: Widths, batch size and steps a turn.
 SHAPES = [
@@ -29,15 +29,17 @@ SHAPES = [
 ALONE, EXCHANGE = "one process", "the exchange alone"
 
 
-def step_of(sizes, batch_size, kind):
+def step_of(sizes, batch_size, engine):
     rows = rows_of(*random_images(10 * batch_size, sizes[0], sizes[-1]))
-    net, batches = our_net(sizes, "diagonal", kind=kind), endless(rows, batch_size)
+    net, batches = our_net(sizes, "diagonal"), endless(rows, batch_size)
+    net.engine_ = engine
+    engine.begin(net, rows, None, 1)
     return lambda: net.train_step(next(batches)), sum(p.numel() for p in net.module_.parameters())
 
 
 def peers(sizes, batch_size, accelerator):
-    together, n_parameters = step_of(sizes, batch_size, parallel(MarginalizedNet, accelerator))
-    alone = step_of(sizes, batch_size, MarginalizedNet)[0]
+    together, n_parameters = step_of(sizes, batch_size, engine_of(accelerator))
+    alone = step_of(sizes, batch_size, Engine())[0]
     numbers = torch.zeros(n_parameters)
     return {
         ALONE: alone if accelerator.is_main_process else lambda: None,

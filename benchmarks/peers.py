@@ -78,10 +78,10 @@ def rows_of(X, y, device="cpu"):
     return Rows(Features(X, device), torch.from_numpy(y).to(device))
 
 
-def our_net(sizes, method, device="cpu", n_probes=None, sites=None, kind=MarginalizedNet):
+def our_net(sizes, method, device="cpu", n_probes=None, sites=None):
     """The net of this package, ready to train on batches."""
     sites = range(len(sizes) - 1) if sites is None else sites
-    net = kind(
+    net = MarginalizedNet(
         module__layer_sizes=sizes,
         module__noise={site: Dropout(RETAIN[min(site, 1)]) for site in sites},
         criterion__family=Categorical(),

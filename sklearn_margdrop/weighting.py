@@ -94,20 +94,16 @@ class WeightedRows(NamedTuple):
         """One of so many parts of dense rows, of the labelled and of the unlabelled ones."""
         if n_parts == 1:
             return self
-        n_labeled, n_rows = len(self.y), len(self.penalty_weight)
-        start, stop = (n_labeled * k // n_parts for k in (index, index + 1))
-        labeled = slice(start, stop)
-        start, stop = ((n_rows - n_labeled) * k // n_parts for k in (index, index + 1))
-        unlabeled = slice(n_labeled + start, n_labeled + stop)
-
-        def take(values: Tensor) -> Tensor:
-            if n_rows == n_labeled:
-                return values[labeled]
-            return torch.cat([values[labeled], values[unlabeled]])
-
-        x = take(cast("Tensor", self.x))
-        loss_weight, penalty_weight = self.loss_weight[labeled], take(self.penalty_weight)
-        return WeightedRows(x, self.y[labeled], loss_weight, penalty_weight)
+        n_labeled, n_unlabeled = len(self.y), len(self.penalty_weight) - len(self.y)
+        labeled, unlabeled = (
+            slice(first + n * index // n_parts, first + n * (index + 1) // n_parts)
+            for first, n in ((0, n_labeled), (n_labeled, n_unlabeled))
+        )
+        x, penalty_weight = (
+            torch.cat([values[labeled], values[unlabeled]]) if n_unlabeled else values[labeled]
+            for values in (cast("Tensor", self.x), self.penalty_weight)
+        )
+        return WeightedRows(x, self.y[labeled], self.loss_weight[labeled], penalty_weight)
 
 
 class Scales(NamedTuple):

@@ -141,14 +141,14 @@ class Bundles(NamedTuple):
 
     def first(self, method: str) -> np.ndarray:
         """What that method of the first bundle returns for which it is not None."""
-        for each in self.bundles:
-            if self.client is None:
-                found = call(each, method, ())
-            else:
-                found = self.client.submit(call, each, method, (), pure=False).result()
-            if found is not None:
-                break
-        return np.asarray(found)
+        client = self.client
+        found = (
+            call(each, method, ())
+            if client is None
+            else client.submit(call, each, method, (), pure=False).result()
+            for each in self.bundles
+        )
+        return np.asarray(next(each for each in found if each is not None))
 
     def sum(self, method: str, *arguments: Any) -> np.ndarray:
         """The sum over the bundles of what a method of theirs returns."""
