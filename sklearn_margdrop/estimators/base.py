@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABCMeta, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from inspect import signature
 from numbers import Integral, Real
 from os import PathLike
 from typing import Any, NamedTuple, Self
@@ -440,11 +439,6 @@ class BaseMarginalizedEstimator(
     def _has_location(self) -> bool:
         """Whether an intercept makes up for the mean of the target."""
         return bool(getattr(self, "fit_intercept", True))
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # Parameters that are younger than a pickle have their defaults.
-        parameters = signature(type(self)).parameters.values()
-        super().__setstate__({each.name: each.default for each in parameters} | state)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -40,7 +40,6 @@ class Coefficients:
 
     if TYPE_CHECKING:  # the rest of the estimator
 
-        def _noise(self) -> dict[int, Noise]: ...
         def _family(self) -> tuple[Family, int]: ...
         def _check_rows(self, X: MatrixLike) -> Any: ...
 
@@ -74,9 +73,7 @@ class Coefficients:
         return network
 
     def _fitted_sites(self) -> tuple[list[int], dict[int, Noise]]:
-        # Pickles of before do not hold the noise.
-        noise = getattr(self, "_fitted_noise", None) or self._noise()
-        noise = {site: model for site, model in noise.items() if not model.is_null}
+        noise = {site: model for site, model in self._fitted_noise.items() if not model.is_null}
         return [self.n_features_in_, self._family()[1]], noise
 
     def _as_fitted(self, array: np.ndarray) -> Any:

@@ -27,7 +27,7 @@ from sklearn_margdrop.notices import warn
 from sklearn_margdrop.training.files import replace_file
 from sklearn_margdrop.training.fingerprint import describe
 from sklearn_margdrop.training.stability import Watch
-from sklearn_margdrop.training.state import fitted_attributes
+from sklearn_margdrop.training.state import learned_state, load_learned_state
 
 _MAGIC = b"sklearn_margdrop checkpoint 1\n"
 
@@ -37,7 +37,7 @@ _PLACEHOLDER = "{fit}"
 #: What a file holds.
 _KEYS = {
     *("random_state", "fitted", "callbacks", "weights", "trainable", "optimizer"),
-    *("noise", "order", "watch", "unlabeled_left"),
+    *("noise", "order", "device", "watch", "unlabeled_left"),
 }
 
 #: Callbacks that come and go with what may change between two starts.
@@ -204,14 +204,12 @@ class TrainingCheckpoint(Checkpoint):
 def _state(net: Any) -> dict[str, Any]:
     """All that the rest of the training depends on."""
     left = net._epoch_batches.unlabeled_left
+    state = learned_state(net)
     return {
-        "fitted": _kept(fitted_attributes(net)),
+        "fitted": _kept(state.pop("fitted")),
+        **_plain(state),
         "callbacks": _callback_states(net),
-        "weights": _plain(dict(net.module_.state_dict())),
         "trainable": [p.requires_grad for p in net.module_.parameters()],
-        "optimizer": _plain(net.optimizer_.state_dict()),
-        "noise": net.generator_.get_state(),
-        "order": net.order_generator_.get_state(),
         "watch": None if net._watch is None else _plain(net._watch.state()),
         "unlabeled_left": [[p.start, p.stop] if isinstance(p, slice) else _plain(p) for p in left],
     }
@@ -225,15 +223,10 @@ def _restore(net: Any, state: dict[str, Any]) -> None:
                 part.load_state_dict(value)
             else:
                 setattr(callback, attribute, value)
-    fitted = dict(state["fitted"])
-    net.history = History(fitted.pop("history_"))
-    vars(net).update(fitted)
-    net.module_.load_state_dict(state["weights"])
+    load_learned_state(net, state)
+    net.history = History(net.history)
     for parameter, trainable in zip(net.module_.parameters(), state["trainable"], strict=True):
         parameter.requires_grad_(trainable)
-    net.optimizer_.load_state_dict(state["optimizer"])
-    net.generator_.set_state(state["noise"])
-    net.order_generator_.set_state(state["order"])
     net._watch = None if state["watch"] is None else Watch.of(state["watch"])
     net._unlabeled_left = [
         slice(*p) if isinstance(p, list) else p for p in state["unlabeled_left"]

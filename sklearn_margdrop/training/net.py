@@ -27,7 +27,12 @@ from sklearn_margdrop.training.prediction import PredictingNet
 from sklearn_margdrop.training.recording import RecordingNet
 from sklearn_margdrop.training.schedules import SchedulingNet
 from sklearn_margdrop.training.stability import MOST_RETURNS, EpochMeans, StopTraining, Watch
-from sklearn_margdrop.training.state import net_state, restore_net
+from sklearn_margdrop.training.state import (
+    learned_state,
+    load_learned_state,
+    net_state,
+    restore_net,
+)
 from sklearn_margdrop.weighting import WeightedRows
 
 #: What skorch runs for each batch.
@@ -202,25 +207,24 @@ class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
 
         All of them are copies: the training changes nothing of the other net.
         """
-        # Centres come and go with the activation function.
-        state = self.module_.state_dict()
-        common = previous.module_.state_dict().items()
-        self.module_.load_state_dict(state | {name: w for name, w in common if name in state})
         self.go_on_recording(previous, incremental)
         if self.lr == previous.lr:
             self._take_over_rates(previous)
-        self.schedules_ = copy.deepcopy(getattr(previous, "schedules_", {}))
+        self.schedules_ = copy.deepcopy(previous.schedules_)
         groups = getattr(self.optimizer_, "param_groups", [])
         self._rates = [group["lr"] for group in groups]
         for group in groups:
             group.setdefault("initial_lr", group["lr"])
+        own, state = learned_state(self), learned_state(previous)
+        # Centres come and go with the activation function.
+        common = {name: w for name, w in state["weights"].items() if name in own["weights"]}
+        optimizer = own["optimizer"]
         if type(self.optimizer_) is type(previous.optimizer_):
-            state = copy.deepcopy(previous.optimizer_.state_dict()["state"])
-            self.optimizer_.load_state_dict(self.optimizer_.state_dict() | {"state": state})
-        self.order_generator_.set_state(previous.order_generator_.get_state())
-        # The streams of two kinds of device have nothing in common.
-        if self.generator_.device.type == previous.generator_.device.type:
-            self.generator_.set_state(previous.generator_.get_state())
+            optimizer |= {"state": copy.deepcopy(state["optimizer"]["state"])}
+        load_learned_state(
+            self,
+            state | {"fitted": {}, "weights": own["weights"] | common, "optimizer": optimizer},
+        )
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
         if method_name in ("on_epoch_begin", "on_epoch_end"):

@@ -79,8 +79,7 @@ class FisherLBFGS:
     @property
     def is_ready(self) -> bool:
         """Whether `precondition` has been called."""
-        # None in the pickles of earlier versions.
-        return self._inverse is not None and len(self._inverse) > 0
+        return len(self._inverse) > 0
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on but the parameters; nothing once it is forgotten."""

@@ -44,7 +44,7 @@ class RecordingNet(NeuralNet):
             epochs = [{**each, "batches": [*map(dict, each["batches"])]} for each in epochs]
         self.history = History(epochs)
         self.n_forgotten_ = previous.n_epochs - len(self.history)
-        self.lowest_ = dict(getattr(previous, "lowest_", {}))
+        self.lowest_ = dict(previous.lowest_)
 
     def on_epoch_begin(self, net: Self, *args: Any, **kwargs: Any) -> None:
         super().on_epoch_begin(net, *args, **kwargs)

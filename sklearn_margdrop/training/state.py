@@ -1,4 +1,4 @@
-"""Saving: a net as plain values and arrays, which any machine and secure loaders can read."""
+"""The state of a net: what it has learned, for pickles, checkpoints and warm starts."""
 
 from __future__ import annotations
 
@@ -36,6 +36,42 @@ _REBUILT = {
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
+def learned_state(net: Any) -> dict[str, Any]:
+    """What training has left in a net: its own tensors, not copies.
+
+    Parameters
+    ----------
+    net : MarginalizedNet
+        An initialised net.
+
+    Returns
+    -------
+    dict
+        "fitted" (attributes of the net itself), "weights", "optimizer", "noise" and "order" (the
+        states of the random streams), and the kind of "device" that the noise is drawn on.
+    """
+    fitted = {name: value for name, value in vars(net).items() if name.endswith("_")}
+    return {
+        "fitted": {name: value for name, value in fitted.items() if name not in _REBUILT},
+        "weights": dict(net.module_.state_dict()),
+        "optimizer": net.optimizer_.state_dict(),
+        "noise": net.generator_.get_state(),
+        "order": net.order_generator_.get_state(),
+        "device": torch.device(net.device).type,
+    }
+
+
+def load_learned_state(net: Any, state: dict[str, Any]) -> None:
+    """Give what :func:`learned_state` returned to an initialised net of the same layers."""
+    vars(net).update(state["fitted"])
+    net.module_.load_state_dict(state["weights"])
+    net.optimizer_.load_state_dict(state["optimizer"])
+    net.order_generator_.set_state(state["order"])
+    # The streams of two kinds of device have nothing in common: start afresh there.
+    if net.generator_.device.type == state["device"]:
+        net.generator_.set_state(state["noise"])
+
+
 def net_state(net: NeuralNet) -> dict[str, Any]:
     """All that it takes to build `net` anew, without any torch object.
 
@@ -48,8 +84,7 @@ def net_state(net: NeuralNet) -> dict[str, Any]:
     -------
     dict
         "parameters" of the constructor, as far as they are not the defaults, and of an
-        initialised net "fitted" (its attributes), "callbacks", and the arrays of "weights",
-        "optimizer", "noise" and "order" (the states of the random streams).
+        initialised net its "callbacks" and its :func:`learned_state`, with arrays for tensors.
 
     Examples
     --------
@@ -57,7 +92,7 @@ def net_state(net: NeuralNet) -> dict[str, Any]:
     >>> from sklearn_margdrop import MarginalizedDropoutGLMClassifier
     >>> from sklearn_margdrop.training.state import net_state
     >>> clf = MarginalizedDropoutGLMClassifier().fit(*load_iris(return_X_y=True))
-    >>> net_state(clf.net_)["weights"]["layers.0.weight"].shape
+    >>> net_state(clf.net_)["learned"]["weights"]["layers.0.weight"].shape
     (3, 4)
     """
     defaults = _defaults(net)
@@ -74,12 +109,8 @@ def net_state(net: NeuralNet) -> dict[str, Any]:
         return {"parameters": parameters}
     return {
         "parameters": parameters,
-        "fitted": fitted_attributes(net),
         "callbacks": _at_rest(net.callbacks_),
-        "weights": _convert(dict(net.module_.state_dict()), Tensor, to_array),
-        "optimizer": _convert(net.optimizer_.state_dict(), Tensor, to_array),
-        "noise": to_array(net.generator_.get_state()),
-        "order": to_array(net.order_generator_.get_state()),
+        "learned": _convert(learned_state(net), Tensor, to_array),
     }
 
 
@@ -92,7 +123,7 @@ def restore_net(net: NeuralNet, state: dict[str, Any]) -> None:
     net : MarginalizedNet
         Any net of the class.
     state : dict
-        What :func:`net_state` returned, or skorch's state of a net in a pickle of before.
+        What :func:`net_state` returned.
 
     Examples
     --------
@@ -106,44 +137,18 @@ def restore_net(net: NeuralNet, state: dict[str, Any]) -> None:
     >>> bool((copy.predict(X) == net.predict(X)).all())
     True
     """
-    if "parameters" not in state:
-        _restore_from_skorch(net, state)
-        return
     parameters = dict(state["parameters"])
     callbacks = parameters.pop("callbacks", None)
     if "module__dtype" in parameters:
         parameters["module__dtype"] = _DTYPES[parameters["module__dtype"]]
-    saved_on = torch.device(parameters.get("device", "cpu"))
-    device = _available(saved_on)
+    device = _available(torch.device(parameters.get("device", "cpu")))
     # The callbacks are as the training left them, not to be initialised again.
     net.__init__(**parameters | {"device": str(device), "callbacks": "disable"})
-    if "weights" in state:
+    if "learned" in state:
         net.initialize()
-        vars(net).update(state["fitted"], callbacks_=state["callbacks"])
-        net.module_.load_state_dict(_convert(state["weights"], np.ndarray, _to_tensor))
-        net.optimizer_.load_state_dict(_convert(state["optimizer"], np.ndarray, _to_tensor))
-        net.order_generator_.set_state(_to_tensor(state["order"]))
-        # The streams of two kinds of device have nothing in common: start afresh there.
-        if device.type == saved_on.type:
-            net.generator_.set_state(_to_tensor(state["noise"]))
+        net.callbacks_ = state["callbacks"]
+        load_learned_state(net, _convert(state["learned"], np.ndarray, _to_tensor))
     net.callbacks = callbacks
-
-
-def fitted_attributes(net: NeuralNet) -> dict[str, Any]:
-    """What the training has left in attributes of `net` itself."""
-    fitted = {name: value for name, value in vars(net).items() if name.endswith("_")}
-    return {name: value for name, value in fitted.items() if name not in _REBUILT}
-
-
-def _restore_from_skorch(net: NeuralNet, state: dict[str, Any]) -> None:
-    """The same from what the first pickles of version 0.1.0 hold: skorch's state of a net."""
-    saved_on = torch.device(state["device"])
-    NeuralNet.__setstate__(net, _defaults(net) | state)
-    if net.initialized_:
-        generator = torch.Generator(net.device).manual_seed(net.seed)
-        if generator.device.type == saved_on.type:
-            generator.set_state(net.generator_)
-        net.generator_ = generator
 
 
 def _at_rest(callbacks: list[Any]) -> list[Any]:
@@ -185,7 +190,7 @@ def _convert(value: Any, kind: type, function: Callable[[Any], object]) -> Any:
         return function(value)
     if isinstance(value, dict):
         return {key: _convert(each, kind, function) for key, each in value.items()}
-    if isinstance(value, list):
+    if type(value) is list:  # a history, which is a list as well, holds plain values
         return [_convert(each, kind, function) for each in value]
     return value
 

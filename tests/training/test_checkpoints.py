@@ -29,7 +29,6 @@ from sklearn_margdrop import (
     MarginalizedDropoutGLMClassifier,
     MarginalizedDropoutGLMRegressor,
     MarginalizedDropoutRegressor,
-    checkpoints,
 )
 from sklearn_margdrop.training import checkpoints as module
 from sklearn_margdrop.training.checkpoints import Checkpoints
@@ -269,11 +268,11 @@ def test_what_a_callback_loses_is_named(data, tmp_path):
 def test_a_file_that_lacks_a_part_is_refused(data, stored):
     model, path = stored
     identity = json.loads(path.read_bytes().split(b"\n")[2])
-    state = checkpoints._read(path, identity)
-    checkpoints._write(path, identity, state)
+    state = module._read(path, identity)
+    module._write(path, identity, state)
     fit(model, data)
     del state["random_state"]
-    checkpoints._write(path, identity, state)
+    module._write(path, identity, state)
     with pytest.raises(ValueError, match="damaged"):
         fit(model, data)
 

@@ -1,9 +1,8 @@
-"""Fitted models in files: pickles of this and of earlier versions, and skops."""
+"""Fitted models in files: pickles and skops."""
 
 import io
 import pickle
 import re
-import sys
 import types
 import warnings
 import zipfile
@@ -17,7 +16,6 @@ import skops.io as skops_io
 import torch
 from numpy.testing import assert_allclose, assert_array_equal, assert_equal
 from sklearn.base import clone
-from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.model_selection import GridSearchCV
 from sklearn.neural_network import BernoulliRBM
@@ -34,7 +32,6 @@ from sklearn_margdrop import (
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
-DATA = Path(__file__).parents[1] / "data"
 SMALL = {"hidden_layer_sizes": (6,), "max_iter": 15, "random_state": 0}
 
 rng = np.random.RandomState(0)
@@ -279,83 +276,3 @@ def test_unfitted_models(name, way, tmp_path):
     model = clone(model)
     again = WAYS[way](model.set_params(device=torch.device("cpu")), tmp_path)
     assert_array_equal(again.fit(X, y).predict(X), model.fit(X, y).predict(X))
-
-
-def stored_models():
-    for path in sorted(DATA.glob("models-*.zip")):
-        with zipfile.ZipFile(path) as archive:
-            names = [each[: -len(".pickle")] for each in archive.namelist() if "pickle" in each]
-        yield from (pytest.param(path, each, id=f"{path.stem}-{each}") for each in names)
-
-
-def load_stored(path, name):
-    """The model, or a reason outside of this package why it cannot be unpickled."""
-    missing = []
-
-    class Unpickler(pickle.Unpickler):
-        def find_class(self, module, name):
-            try:
-                return super().find_class(module, name)
-            except (ImportError, AttributeError):
-                if not module.startswith("sklearn_margdrop"):
-                    missing.append(f"{module}.{name}")
-                raise
-
-    with zipfile.ZipFile(path) as archive, np.load(archive.open(f"{name}.npz")) as arrays:
-        rows, expected = arrays["X"], arrays["predictions"]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", InconsistentVersionWarning)
-            try:
-                model = Unpickler(archive.open(f"{name}.pickle")).load()
-            except (ImportError, AttributeError):
-                if missing:
-                    pytest.skip(f"{missing[0]}, which the pickle names, is gone")
-                raise
-    return model, rows, expected
-
-
-@pytest.mark.parametrize(("path", "name"), list(stored_models()))
-def test_pickles_of_earlier_versions(path, name):
-    model, rows, expected = load_stored(path, name)
-    assert_allclose(predict(model, rows), expected, rtol=1e-5, atol=1e-6)
-    y = model.predict(rows)
-    before = model.n_iter_
-    n_more = 0 if "sparse" in name else before  # what was sparsified has a new record
-    weights = model.coef_ if hasattr(model, "coef_") else model.coefs_[0]
-    # A chunk of a stream need not hold all classes; L-BFGS needs at least two.
-    y = np.resize(model.classes_, len(y)) if hasattr(model, "classes_") else y + 0.1
-    go_on(model, rows, y)
-    assert model.n_iter_ > n_more
-    assert np.isfinite(model.loss_curve_).all()
-    after = model.coef_ if hasattr(model, "coef_") else model.coefs_[0]
-    assert np.abs(after - weights).max() > 0
-    # Saved once more, it is in the present format.
-    again = pickle.loads(pickle.dumps(model))
-    assert_array_equal(predict(again, rows), predict(model, rows))
-
-
-@every_model
-def test_parameters_that_a_pickle_does_not_know_have_their_defaults(name):
-    model = fitted(name)
-    state = {key: value for key, value in vars(model).items() if key != "unlabeled_discount"}
-    again = type(model).__new__(type(model))
-    again.__setstate__(state)
-    assert again.get_params() == {**model.get_params(), "unlabeled_discount": 1.0}
-
-
-def test_there_are_stored_models_of_all_estimators():
-    classes = {type(load_stored(*param.values)[0]) for param in stored_models()}
-    assert len(classes) == 4
-
-
-def test_script_that_stores_models_still_runs(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(DATA)
-    import write_pickles
-
-    monkeypatch.setattr(write_pickles, "__file__", str(tmp_path / "write_pickles.py"))
-    write_pickles.main()
-    (path,) = tmp_path.glob("models-*.zip")
-    assert path.stat().st_size < 100_000
-    with pytest.raises(SystemExit, match="is there"):
-        write_pickles.main()
-    del sys.modules["write_pickles"]
