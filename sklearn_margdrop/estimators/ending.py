@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_margdrop.notices import warn
 from sklearn_margdrop.numerics.memory import blocks
 from sklearn_margdrop.training.batches import Features, Rows
 from sklearn_margdrop.training.net import MarginalizedNet
-from sklearn_margdrop.training.optimizers import FisherLBFGS
+from sklearn_margdrop.training.solvers import Solver
 
 #: A fit is worse than a constant if its loss is so many times as large.
 _CLEARLY = 1.05
@@ -32,9 +31,15 @@ class Ending:
 
     tol: float
     learning_rate_init: Any
+    solver: str
+    _solvers: ClassVar[dict[str, Solver]]  # by their names
 
     #: What a step of the training is called.
     _step = "epoch"
+
+    @property
+    def _solver(self) -> Solver:
+        return self._solvers[self.solver]
 
     def _loss_unit(self, rows: Rows) -> float:
         """What the tolerance of the objective is measured in, in nats."""
@@ -80,7 +85,7 @@ class Ending:
             message = self._stalled(net, rows)
         if not incremental:
             slack = self.tol * self._loss_unit(rows)
-            worse = worse_than_a_constant(net, rows, self._loss_to_beat(rows), slack)
+            worse = worse_than_a_constant(net, rows, self._solver, self._loss_to_beat(rows), slack)
             message = " ".join(filter(None, (message, worse)))
         if net.n_explosions_ and net.stop_reason_ != "diverged":
             exploded = (
@@ -101,7 +106,9 @@ class Ending:
         return None
 
 
-def worse_than_a_constant(net: MarginalizedNet, rows: Rows, constant: float, tol: float) -> str:
+def worse_than_a_constant(
+    net: MarginalizedNet, rows: Rows, solver: Solver, constant: float, tol: float
+) -> str:
     """A text that says so, and what to change; empty where the fit is better than that.
 
     Parameters
@@ -110,6 +117,8 @@ def worse_than_a_constant(net: MarginalizedNet, rows: Rows, constant: float, tol
         As the training left it.
     rows : Rows
         What it was trained on.
+    solver : Solver
+        What it was trained with.
     constant : float
         The loss of the best constant.
     tol : float
@@ -124,11 +133,11 @@ def worse_than_a_constant(net: MarginalizedNet, rows: Rows, constant: float, tol
             f"Leave out outliers or transform y, which has values {farthest:.0f} standard "
             "deviations from its mean."
         )
-    if isinstance(rows.features, Features) and _is_unscaled(rows, net):
+    if isinstance(rows.features, Features) and _is_unscaled(rows, solver):
         changes.append("Scale the features (StandardScaler or MinMaxScaler).")
     curve = [epoch["train_loss"] for epoch in net.history]
     rises = np.diff(curve).max(initial=0.0)
-    if isinstance(net.optimizer_, FisherLBFGS) or len(curve) == 1:
+    if solver.full_batch or len(curve) == 1:
         pass
     elif net.n_explosions_ or rises > 0.25 * loss:
         changes.append(f"Lower learning_rate_init (now {net.lr:g}).")
@@ -164,7 +173,7 @@ def _loss_reached(net: MarginalizedNet) -> float:
     return float(objective - l2 - np.nan_to_num(kept["penalty"]))
 
 
-def _is_unscaled(rows: Rows, net: MarginalizedNet) -> bool:
+def _is_unscaled(rows: Rows, solver: Solver) -> bool:
     index: Any = blocks(len(rows), rows.features.shape[1])[0]
     x = rows.features.on_host(index if rows.index is None else rows.index[index])
     if not isinstance(x, np.ndarray):
@@ -178,5 +187,4 @@ def _is_unscaled(rows: Rows, net: MarginalizedNet) -> bool:
         sizes = np.sqrt(np.square(x).mean(0))
     sizes = sizes[sizes > 0]
     uneven = bool(len(sizes)) and sizes.max() > _UNEVEN * sizes.min()
-    plain = isinstance(net.optimizer_, torch.optim.SGD)
-    return bool(uneven or (plain and (sizes > _LARGE).any()))
+    return bool(uneven or (solver.plain and (sizes > _LARGE).any()))

@@ -26,10 +26,8 @@ from sklearn_margdrop.training.callbacks import FitTasks, GradientStopping, Stop
 from sklearn_margdrop.training.checkpoints import Checkpoints
 from sklearn_margdrop.training.net import MarginalizedNet
 from sklearn_margdrop.training.optimizers import Fisher, FisherLBFGS
+from sklearn_margdrop.training.solvers import GLM_SOLVERS, one_of
 from sklearn_margdrop.training.units import conversion
-
-#: The first step sizes that "auto" stands for.
-_LEARNING_RATES = {"lbfgs": 1.0, "sgd": 0.1, "adagrad": 0.1, "fisher": 1.0}
 
 #: The history of L-BFGS may take so many numbers where the data are small, and so many where it
 #: is several outputs that make the coefficients many.
@@ -53,10 +51,10 @@ def _last_objective(net: MarginalizedNet) -> float:
 
 def is_online(estimator: Any) -> bool:
     """Whether the solver takes the rows as they come, so that there is a `partial_fit`."""
-    if estimator.solver == "lbfgs":
-        raise AttributeError(
-            "partial_fit needs an online solver; set solver to 'sgd', 'adagrad' or 'fisher'."
-        )
+    full_batch = [name for name, solver in GLM_SOLVERS.items() if solver.full_batch]
+    if estimator.solver in full_batch:
+        online = one_of(name for name in GLM_SOLVERS if name not in full_batch)
+        raise AttributeError(f"partial_fit needs an online solver; set solver to {online}.")
     return True
 
 
@@ -77,27 +75,28 @@ class BaseMarginalizedGLM(Coefficients, Curvatures, BaseMarginalizedEstimator):
         "noise_std": [Interval(Real, 0, None, closed="left")],
         "method": [StrOptions({"moments", "quadratic", "sampling"})],
         "fit_intercept": ["boolean"],
-        "solver": [StrOptions(set(_LEARNING_RATES))],
+        "solver": [StrOptions(GLM_SOLVERS.keys())],
         "n_restarts": [Interval(Integral, 0, None, closed="left")],
         "learning_rate_init": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
     }
 
+    _solvers = GLM_SOLVERS
     _keeps_sparse = True
     _step = "iteration"
 
     def _check_parameters(self) -> None:
         self._noise()
-        if self.solver == "lbfgs" and self.method == "sampling":
+        if self._solver.full_batch and self.method == "sampling":
             raise ValueError(
-                "method='sampling' draws new noise in each step, which solver='lbfgs' cannot "
-                "follow; set solver to 'sgd' or 'adagrad', or method to 'moments', the "
+                f"method='sampling' draws new noise in each step, which solver={self.solver!r} "
+                "cannot follow; set solver to 'sgd' or 'adagrad', or method to 'moments', the "
                 "expectation that sampling estimates."
             )
 
     def _validate(self, device: torch.device, X: Any, y: Any, *others: Any) -> Any:
         sample_weight, X_unlabeled, continuing, *_ = others
-        if self.solver != "lbfgs" or not is_dask(X, y, sample_weight, X_unlabeled):
+        if not self._solver.full_batch or not is_dask(X, y, sample_weight, X_unlabeled):
             return super()._validate(device, X, y, *others)
         if self.checkpoint is not None:
             raise ValueError(
@@ -128,10 +127,8 @@ class BaseMarginalizedGLM(Coefficients, Curvatures, BaseMarginalizedEstimator):
 
     def _centres(self) -> bool:
         """Whether optimisers step in the coordinates of centred features."""
-        if self.solver != "fisher":
+        if not self._solver.about_zero:
             return bool(self.fit_intercept)
-        # W's update divides by the curvature of dropout, whose noise grows with the distance from
-        # zero and not from the mean.
         at_zero, at_one = self._noise()[0].variance(torch.arange(2, dtype=torch.float32))
         return bool(self.fit_intercept and at_zero == at_one)
 
@@ -206,7 +203,7 @@ class BaseMarginalizedGLM(Coefficients, Curvatures, BaseMarginalizedEstimator):
                 net.optimizer_.precondition(curvature)
             checkpoint = None if checkpoints is None else checkpoints.of(attempt)
             net.train(rows, None, 1 if incremental else self.max_iter, watcher, checkpoint)
-            if isinstance(net.optimizer_, FisherLBFGS):
+            if self._solver.full_batch:
                 # That of the next call is another.
                 net.module_.linears[0].register_buffer("centre", None)
             nets.append(net)
@@ -224,7 +221,7 @@ class BaseMarginalizedGLM(Coefficients, Curvatures, BaseMarginalizedEstimator):
     ) -> MarginalizedNet:
         family, n_outputs = self._family()
         n_features = rows.features.shape[1]
-        online = self.solver != "lbfgs"
+        online = not self._solver.full_batch
         callbacks = []
         if not incremental:
             unit = self._loss_unit(rows)
@@ -233,12 +230,6 @@ class BaseMarginalizedGLM(Coefficients, Curvatures, BaseMarginalizedEstimator):
                 if online
                 else GradientStopping(self.tol * unit**0.5)
             )
-        optimizer = {
-            "lbfgs": FisherLBFGS,
-            "sgd": torch.optim.SGD,
-            "adagrad": torch.optim.Adagrad,
-            "fisher": Fisher,
-        }[self.solver]
         net: MarginalizedNet = self._net(
             module__layer_sizes=(n_features, n_outputs),
             module__noise=self._noise(),
@@ -257,7 +248,8 @@ class BaseMarginalizedGLM(Coefficients, Curvatures, BaseMarginalizedEstimator):
             device=str(rows.features.device),
             seed=seed,
             verbose=int(self.verbose),
-            optimizer=optimizer,
+            optimizer=self._solver.optimizer,
+            **{f"optimizer__{name}": getattr(self, name) for name in self._solver.options},
         )
         net.initialize()
         net.units_ = rows.units
@@ -271,7 +263,7 @@ class BaseMarginalizedGLM(Coefficients, Curvatures, BaseMarginalizedEstimator):
             return
         (linear,) = net.module_.linears
         previous = getattr(self, "net_", None) if continuing else None
-        is_online = not isinstance(net.optimizer_, FisherLBFGS)
+        is_online = not self._solver.full_batch
         if is_online and previous is not None and previous.module_.centre is not None:
             return  # which has been taken over
         mean, deviation = rows.moments
@@ -281,7 +273,7 @@ class BaseMarginalizedGLM(Coefficients, Curvatures, BaseMarginalizedEstimator):
         linear.register_buffer("centre", mean.to(linear.weight))
 
     def _learning_rate(self, family: Family, rows: Rows, continuing: bool) -> float:
-        if self.solver != "lbfgs" and self.learning_rate_init != "auto":
+        if not self._solver.full_batch and self.learning_rate_init != "auto":
             return float(self.learning_rate_init)
         # What depends on the rows is decided by the first.
         solver, rate = getattr(self, "_auto_rate", (None, 0.0)) if continuing else (None, 0.0)
@@ -291,8 +283,8 @@ class BaseMarginalizedGLM(Coefficients, Curvatures, BaseMarginalizedEstimator):
         return rate
 
     def _auto_learning_rate(self, family: Family, rows: Rows) -> float:
-        rate = _LEARNING_RATES[self.solver]
-        if self.solver == "sgd":
+        rate = self._solver.learning_rate
+        if self._solver.plain:
             mean = self._mean_target(rows, incremental=True)
             return rate / max(1.0, float(family.curvature(family.link(mean)).max()))
         return rate
@@ -364,7 +356,7 @@ class BaseMarginalizedGLM(Coefficients, Curvatures, BaseMarginalizedEstimator):
         self.fisher_diagonal_ = information
 
     def _smaller(self, on_gpu: bool) -> list[str]:
-        if self.solver != "lbfgs":
+        if not self._solver.full_batch:
             return [f"lower batch_size (now {self.batch_size})"]
         return ["pass float32", "set solver to 'sgd' or 'adagrad', which take batches"]
 
@@ -380,7 +372,7 @@ class BaseMarginalizedGLM(Coefficients, Curvatures, BaseMarginalizedEstimator):
         return f"restart {restart}" if restart else super()._where(net)
 
     def _stalled(self, net: MarginalizedNet, rows: Rows) -> str:
-        if self.solver != "lbfgs":
+        if not self._solver.full_batch:
             return super()._stalled(net, rows)
         decrement, unit = net.optimizer_.decrement, self._loss_unit(rows) ** 0.5
         dtype = str(net.module__dtype).removeprefix("torch.")
@@ -402,7 +394,7 @@ class BaseMarginalizedGLM(Coefficients, Curvatures, BaseMarginalizedEstimator):
     def _diverged(self, net: MarginalizedNet) -> str:
         change = (
             "weaken the noise (raise retain_rate, lower noise_std)"
-            if self.solver == "lbfgs"
+            if self._solver.full_batch
             else f"lower learning_rate_init (now {net.lr:g}), weaken the noise (raise "
             "retain_rate, lower noise_std)"
         )

@@ -44,7 +44,11 @@ from sklearn_margdrop.training.callbacks import (
 from sklearn_margdrop.training.checkpoints import Checkpoints
 from sklearn_margdrop.training.engine import Engine
 from sklearn_margdrop.training.net import MarginalizedNet
+from sklearn_margdrop.training.solvers import GLM_SOLVERS, NETWORK_SOLVERS, one_of
 from sklearn_margdrop.training.units import Units
+
+#: Solvers that networks do not have, and why is told.
+_FULL_BATCH = {name for name, solver in GLM_SOLVERS.items() if solver.full_batch}
 
 _DIVERGED = (
     "The objective exploded or became non-finite in epoch {epoch}. Lower learning_rate_init "
@@ -61,6 +65,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     best_validation_score_: float | None
     pretrainers_: list[Any]
 
+    _solvers = NETWORK_SOLVERS
     _curves = {**BaseMarginalizedEstimator._curves, "penalty_curve_": "penalty"}
 
     _parameter_constraints: dict[str, Any] = {
@@ -75,7 +80,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         ],
         "method": [StrOptions({"diagonal", "quadratic", "sampling"})],
         "n_probes": [Interval(Integral, 1, None, closed="left"), None],
-        "solver": [StrOptions({"adam", "sgd"}), Hidden(StrOptions({"lbfgs"}))],
+        "solver": [StrOptions(NETWORK_SOLVERS.keys()), Hidden(StrOptions(_FULL_BATCH))],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "learning_rate_decay": [Interval(Real, 0, None, closed="left")],
@@ -105,10 +110,11 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     def _check_parameters(self) -> None:
         hidden, _ = self._layers()
         check_callbacks(self.callbacks)
-        if self.solver == "lbfgs":
+        if self.solver in _FULL_BATCH:
             raise ValueError(
-                "solver must be 'adam' or 'sgd'. 'lbfgs' takes all rows at once, for models "
-                "without hidden layers: MarginalizedDropoutGLMClassifier and its regressor."
+                f"solver must be {one_of(NETWORK_SOLVERS)}. {self.solver!r} takes all rows at "
+                "once, for models without hidden layers: MarginalizedDropoutGLMClassifier and its "
+                "regressor."
             )
         if self.checkpoint is not None and getattr(self.accelerator, "num_processes", 1) > 1:
             raise ValueError(
@@ -184,7 +190,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     def _input_scale(self, rows: Rows) -> float:
         # adam's steps do not know the units of the features, so they are told; the rates of plain
         # sgd are those of the textbooks.
-        return rows.feature_scale() if self.solver == "adam" else 1.0
+        return 1.0 if self._solver.plain else rows.feature_scale()
 
     def _build_net(
         self, rows: Rows, seed: int, incremental: bool, input_scale: float
@@ -202,11 +208,10 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         callbacks += clone(list(self.callbacks or ()), safe=False)
         batch_size = 200 if self.batch_size == "auto" else self.batch_size
         # Where weights thaw, momentum comes late to them, which torch's fused sgd does not know.
-        late_momentum = self.solver == "sgd" and freezes(callbacks)
-        optimizer = {
-            "adam": {"optimizer": torch.optim.Adam},
-            "sgd": {"optimizer": torch.optim.SGD, "optimizer__momentum": self.momentum},
-        }[self.solver]
+        late_momentum = "momentum" in self._solver.options and freezes(callbacks)
+        options = {f"optimizer__{name}": getattr(self, name) for name in self._solver.options}
+        if self._solver.fused:
+            options["optimizer__fused"] = device.type in ("cpu", "cuda") and not late_momentum
         net: MarginalizedNet = self._net(
             module__layer_sizes=(n_features, *hidden, n_outputs),
             module__activation=self.activation,
@@ -218,7 +223,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             criterion__method=self.method,
             criterion__n_probes=self.n_probes,
             criterion__alpha=float(self.alpha),
-            optimizer__fused=device.type in ("cpu", "cuda") and not late_momentum,
+            optimizer=self._solver.optimizer,
             optimizer__param_groups=[
                 ("layers.0.weight", {"lr": float(self.learning_rate_init) / input_scale})
             ],
@@ -232,7 +237,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             device=str(device),
             seed=seed,
             verbose=int(self.verbose) if is_main_process(self.accelerator) else 0,
-            **optimizer,
+            **options,
         )
         net.initialize()
         net.units_ = rows.units
