@@ -160,7 +160,7 @@ def _loss_reached(net: MarginalizedNet) -> float:
     epochs = list(net.history)
     if not epochs:
         return math.nan
-    kept, final = epochs[-1], net._final_objective
+    kept, final = epochs[-1], net.final_objective_
     if net.best_score_ is not None:
         kept, final = max(epochs, key=lambda epoch: epoch.get("valid_score", -math.inf)), None
     elif net.stop_reason_ == "diverged":

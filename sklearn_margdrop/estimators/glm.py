@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -15,7 +16,6 @@ from sklearn_margdrop.distributed.collections import is_dask
 from sklearn_margdrop.distributed.partitions import PartitionedRows, Partitions
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.estimators.coefficients import Coefficients
-from sklearn_margdrop.estimators.curvatures import Curvatures
 from sklearn_margdrop.estimators.dask_data import partitioned_rows
 from sklearn_margdrop.estimators.validation import check_noise, draw_seed
 from sklearn_margdrop.families import Family
@@ -24,14 +24,10 @@ from sklearn_margdrop.numerics.devices import to_array
 from sklearn_margdrop.training.batches import Features, Host, Rows
 from sklearn_margdrop.training.callbacks import FitTasks, GradientStopping, Stopping
 from sklearn_margdrop.training.checkpoints import Checkpoints
+from sklearn_margdrop.training.curvatures import Start, information
 from sklearn_margdrop.training.net import MarginalizedNet
-from sklearn_margdrop.training.optimizers import Fisher, FisherLBFGS
 from sklearn_margdrop.training.solvers import GLM_SOLVERS, one_of
 from sklearn_margdrop.training.units import conversion
-
-#: The history of L-BFGS may take so many numbers where the data are small, and so many where it
-#: is several outputs that make the coefficients many.
-_HISTORY_ELEMENTS = 2**20, 2**25
 
 #: A feature is far from zero if rounding may change it by so many of its standard deviations.
 _MOST_LOST = 1e-5
@@ -58,7 +54,7 @@ def is_online(estimator: Any) -> bool:
     return True
 
 
-class BaseMarginalizedGLM(Coefficients, Curvatures, BaseMarginalizedEstimator):
+class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
     """Base of the generalised linear models."""
 
     objective_: float
@@ -192,15 +188,11 @@ class BaseMarginalizedGLM(Coefficients, Curvatures, BaseMarginalizedEstimator):
             else:
                 self._start(net, rows, incremental, at_random=attempt > 0)
             self._find_centre(net, rows, continuing)
-            if isinstance(net.optimizer_, torch.optim.Adagrad) and not continuing:
-                self._bound_steps(net, rows)
-            if isinstance(net.optimizer_, Fisher) and self.learning_rate_init == "auto":
-                self._damp(net, rows, incremental)
-            if isinstance(net.optimizer_, FisherLBFGS):
-                net.optimizer_.history_size = self._history_size(net, rows)
-                with self._at_the_mean(net, rows):
-                    curvature = self._curvature(net, rows.whole)
-                net.optimizer_.precondition(curvature)
+            predict_mean = partial(self._start, net, rows, False, at_random=False)
+            auto_rate = self.learning_rate_init == "auto"
+            net.optimizer_.prepare(
+                Start(net, rows, predict_mean, continuing, incremental, auto_rate)
+            )
             checkpoint = None if checkpoints is None else checkpoints.of(attempt)
             net.train(rows, None, 1 if incremental else self.max_iter, watcher, checkpoint)
             if self._solver.full_batch:
@@ -289,13 +281,6 @@ class BaseMarginalizedGLM(Coefficients, Curvatures, BaseMarginalizedEstimator):
             return rate / max(1.0, float(family.curvature(family.link(mean)).max()))
         return rate
 
-    def _history_size(self, net: MarginalizedNet, rows: Rows) -> int:
-        """As many pairs of vectors as take about the memory of the data, within reason."""
-        (linear,) = net.module_.linears
-        n_stored, floor, ceiling = rows.features.n_stored, *_HISTORY_ELEMENTS
-        elements = max(n_stored, floor, min(n_stored * linear.out_features, ceiling))
-        return int(np.clip(elements // (2 * linear.weight.numel()), 3, 100))
-
     def _start(self, net: MarginalizedNet, rows: Rows, incremental: bool, at_random: bool) -> None:
         """The best constant prediction, or random coefficients of that order of magnitude."""
         (linear,) = net.module_.linears
@@ -303,14 +288,14 @@ class BaseMarginalizedGLM(Coefficients, Curvatures, BaseMarginalizedEstimator):
             if self.fit_intercept:
                 linear.bias.copy_(net.criterion_.family.link(self._mean_target(rows, incremental)))
             if at_random:
-                information = self._information(net, rows)
+                fisher = information(net, rows, self._solver.full_batch)
                 draw = torch.randn(
-                    information.shape, generator=net.order_generator_, dtype=torch.float32
+                    fisher.shape, generator=net.order_generator_, dtype=torch.float32
                 )
                 # Predictions vary by about one, if features are independent; those that do not
                 # occur stay out of it.
-                scale = (information * linear.in_features).rsqrt()
-                linear.weight.copy_(torch.where(information > 0, draw.to(scale) * scale, 0.0))
+                scale = (fisher * linear.in_features).rsqrt()
+                linear.weight.copy_(torch.where(fisher > 0, draw.to(scale) * scale, 0.0))
 
     def _go_on(self, net: MarginalizedNet, incremental: bool) -> None:
         """From the fitted coefficients, which may have been set by hand."""
@@ -343,7 +328,8 @@ class BaseMarginalizedGLM(Coefficients, Curvatures, BaseMarginalizedEstimator):
         return self.penalty_
 
     def _store(self, net: MarginalizedNet, rows: Rows, incremental: bool) -> None:
-        information = self._as_fitted(self._information(net, rows).cpu().numpy())
+        diagonal = information(net, rows, self._solver.full_batch)
+        fisher = self._as_fitted(diagonal.cpu().numpy())
         self.__dict__.update(self._attributes(net))
         self.n_iter_ = net.n_epochs
         self.objective_ = net.history[-1, "train_loss"] if net.history else np.nan
@@ -352,8 +338,8 @@ class BaseMarginalizedGLM(Coefficients, Curvatures, BaseMarginalizedEstimator):
         self._n_rows_seen = seen + len(rows)
         if seen:
             share = len(rows) / self._n_rows_seen
-            information = share * information + (1 - share) * self.fisher_diagonal_
-        self.fisher_diagonal_ = information
+            fisher = share * fisher + (1 - share) * self.fisher_diagonal_
+        self.fisher_diagonal_ = fisher
 
     def _smaller(self, on_gpu: bool) -> list[str]:
         if not self._solver.full_batch:

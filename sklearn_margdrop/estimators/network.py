@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.model_selection import train_test_split
 from sklearn.utils._param_validation import HasMethods, Hidden, Interval, Options, StrOptions
-from torch import Tensor
+from torch import Tensor, nn
 
 from sklearn_margdrop.distributed.data_parallel import engine_of, is_main_process
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
@@ -32,6 +32,7 @@ from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.numerics.csr import MatrixLike
 from sklearn_margdrop.numerics.devices import to_array
+from sklearn_margdrop.numerics.memory import blocks
 from sklearn_margdrop.training.batches import Features, Rows
 from sklearn_margdrop.training.callbacks import (
     FitTasks,
@@ -152,7 +153,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         if rows.unlabeled_share == 0:
             rows.unlabeled = None  # they were there to pretrain
         if not continuing or net.module__activation != self.net_.module__activation:
-            net.find_centres(rows)
+            _find_centres(net.module_, rows)
         checkpoint = None if checkpoints is None else checkpoints.of(0)
         net.train(rows, valid, 1 if incremental else self.max_iter, watcher, checkpoint)
         return net
@@ -370,3 +371,18 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     @intercepts_.setter
     def intercepts_(self, value: object) -> None:
         raise AttributeError(WHERE)
+
+
+@torch.no_grad()
+def _find_centres(network: NoisyNetwork, rows: Rows) -> None:
+    """Let the layers' centres, where there are any, be the mean activations on `rows`."""
+    sums: dict[nn.Module, Any] = {x: 0.0 for x in network.linears if x.centre is not None}
+    for position in blocks(len(rows), network.widest) if sums else ():
+        x: Any = rows.take(position)
+        for layer in network.layers:
+            if layer in sums:
+                sums[layer] += x.sum(0) if rows.weight is None else rows.weight[position] @ x
+            x = layer(x)
+    total = len(rows) if rows.weight is None else rows.weight.sum()
+    for layer, value in sums.items():
+        layer.get_buffer("centre").copy_(value / total)

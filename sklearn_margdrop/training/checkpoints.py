@@ -26,7 +26,6 @@ from torch import Tensor
 from sklearn_margdrop.notices import warn
 from sklearn_margdrop.training.files import replace_file
 from sklearn_margdrop.training.fingerprint import describe
-from sklearn_margdrop.training.stability import Watch
 from sklearn_margdrop.training.state import learned_state, load_learned_state
 
 _MAGIC = b"sklearn_margdrop checkpoint 1\n"
@@ -36,8 +35,8 @@ _PLACEHOLDER = "{fit}"
 
 #: What a file holds.
 _KEYS = {
-    *("random_state", "fitted", "callbacks", "weights", "trainable", "optimizer"),
-    *("noise", "order", "device", "watch", "unlabeled_left"),
+    *("random_state", "fitted", "held", "callbacks", "weights", "trainable", "optimizer"),
+    *("noise", "order", "device", "unlabeled_left"),
 }
 
 #: Callbacks that come and go with what may change between two starts.
@@ -207,10 +206,10 @@ def _state(net: Any) -> dict[str, Any]:
     state = learned_state(net)
     return {
         "fitted": _kept(state.pop("fitted")),
+        "held": {name: _kept(values) for name, values in state.pop("held").items()},
         **_plain(state),
         "callbacks": _callback_states(net),
         "trainable": [p.requires_grad for p in net.module_.parameters()],
-        "watch": None if net._watch is None else _plain(net._watch.state()),
         "unlabeled_left": [[p.start, p.stop] if isinstance(p, slice) else _plain(p) for p in left],
     }
 
@@ -227,7 +226,6 @@ def _restore(net: Any, state: dict[str, Any]) -> None:
     net.history = History(net.history)
     for parameter, trainable in zip(net.module_.parameters(), state["trainable"], strict=True):
         parameter.requires_grad_(trainable)
-    net._watch = None if state["watch"] is None else Watch.of(state["watch"])
     net._unlabeled_left = [
         slice(*p) if isinstance(p, list) else p for p in state["unlabeled_left"]
     ]

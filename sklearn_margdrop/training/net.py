@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Self, TypeAlias
 
 import torch
@@ -12,26 +12,25 @@ from skorch.callbacks import Callback, EarlyStopping, EpochScoring, EpochTimer
 from skorch.helper import predefined_split
 from skorch.history import History
 from skorch.utils import TeeGenerator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Subset
 
 from sklearn_margdrop.networks import NoisyNetwork
-from sklearn_margdrop.numerics.memory import blocks
 from sklearn_margdrop.objective import Objective, Terms
 from sklearn_margdrop.training.batches import Batches, Rows
 from sklearn_margdrop.training.callbacks import EpochLog, sees_batches
 from sklearn_margdrop.training.checkpoints import TrainingCheckpoint
 from sklearn_margdrop.training.engine import Engine
-from sklearn_margdrop.training.optimizers import Fisher, FisherLBFGS
+from sklearn_margdrop.training.optimizers import DEFAULTS
 from sklearn_margdrop.training.prediction import PredictingNet
-from sklearn_margdrop.training.recording import RecordingNet
-from sklearn_margdrop.training.schedules import SchedulingNet
-from sklearn_margdrop.training.stability import MOST_RETURNS, EpochMeans, StopTraining, Watch
+from sklearn_margdrop.training.recording import Record
+from sklearn_margdrop.training.schedules import LearningRates
+from sklearn_margdrop.training.stability import EpochMeans, ExplosionGuard, StopTraining
 from sklearn_margdrop.training.state import (
-    learned_state,
     load_learned_state,
     net_state,
     restore_net,
+    transferable_state,
 )
 from sklearn_margdrop.weighting import WeightedRows
 
@@ -39,7 +38,7 @@ from sklearn_margdrop.weighting import WeightedRows
 StepFunction: TypeAlias = Callable[..., dict[str, Any]]
 
 
-class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
+class MarginalizedNet(PredictingNet):
     """A skorch net that trains a :class:`NoisyNetwork` on an :class:`Objective`.
 
     An epoch is recorded in ``history`` as ``train_loss`` (the objective), ``penalty`` and, with
@@ -75,12 +74,18 @@ class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
         The best validation score of that call, whose weights were restored at its end.
     has_learned_ : bool
         Whether that call, where it "diverged", keeps better weights than it began with.
+    final_objective_ : float or None
+        The objective of the weights that it ended with, where it was evaluated.
     n_explosions_ : int
         How often that call went back to the best weights.
     rate_factor_ : float
         What is left of the learning rate after the explosions of all calls.
     n_forgotten_ : int
         Epochs before those in ``history``, which holds the last 1,000 of a stream.
+    n_epochs : int
+        The epochs of all calls.
+    record_, rates_, guard_ : Record, LearningRates, ExplosionGuard
+        What the last three and the losses of all calls are kept in.
 
     Examples
     --------
@@ -101,11 +106,12 @@ class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
     best_score_: float | None
     has_learned_: bool
     ending_: str | None  # the reason to end after the present epoch
-    n_explosions_: int
     callbacks_: list[tuple[str, Any]]
     order_generator_: torch.Generator
-    _watch: Watch | None
-    _final_objective: float | None = None  # of the weights at the end, where it was evaluated
+    final_objective_: float | None
+    record_: Record
+    rates_: LearningRates
+    guard_: ExplosionGuard
     _epoch_batches: Batches | None
     _unlabeled_left: list[slice | Tensor]
     _checkpoint: TrainingCheckpoint | None
@@ -140,27 +146,35 @@ class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
         super()._initialize_history()
         self.generator_ = torch.Generator(self.device).manual_seed(self.seed)
         self.order_generator_ = torch.Generator().manual_seed(self.seed)
-        self.rate_factor_ = 1.0
-        self.schedules_ = {}
-        self._rates: list[float] | None = None
-        self._checkpoint = self._watch = self._epoch_batches = None
+        self.record_, self.rates_ = Record(), LearningRates()
+        self.guard_ = ExplosionGuard(self.loss_unit)
+        self._checkpoint = self._epoch_batches = None
         self._unlabeled_left = []
         return self
 
-    @torch.no_grad()
-    def find_centres(self, rows: Rows) -> None:
-        """Let the layers' centres, where there are any, be the mean activations on `rows`."""
-        linears = self.module_.linears
-        sums: dict[nn.Module, Any] = {x: 0.0 for x in linears if x.centre is not None}
-        for position in blocks(len(rows), self.module_.widest) if sums else ():
-            x: Any = rows.take(position)
-            for layer in self.module_.layers:
-                if layer in sums:
-                    sums[layer] += x.sum(0) if rows.weight is None else rows.weight[position] @ x
-                x = layer(x)
-        total = len(rows) if rows.weight is None else rows.weight.sum()
-        for layer, value in sums.items():
-            layer.get_buffer("centre").copy_(value / total)
+    def initialize_optimizer(self, *args: Any) -> Self:
+        super().initialize_optimizer(*args)
+        for name, default in DEFAULTS.items():
+            if not hasattr(self.optimizer_, name):
+                setattr(self.optimizer_, name, default)
+        return self
+
+    @property
+    def n_epochs(self) -> int:
+        """The epochs of all calls."""
+        return self.n_forgotten_ + len(self.history)
+
+    @property
+    def n_forgotten_(self) -> int:
+        return self.record_.n_forgotten
+
+    @property
+    def n_explosions_(self) -> int:
+        return self.guard_.n_explosions
+
+    @property
+    def rate_factor_(self) -> float:
+        return self.rates_.factor
 
     def train(
         self,
@@ -191,121 +205,89 @@ class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
         if not self._predicts_finite(rows):
             self.stop_reason_, self.has_learned_, self.best_score_ = "diverged", False, None
             del self.history[-1:]  # which led there
-        self.schedules_ = {
-            name: (type(scheduler).__qualname__, scheduler.state_dict())
-            for name, scheduler in self._schedulers()
-        }
+        self.rates_.keep(self)
         # The model is not to carry its validation data or what watched it along.
         self.train_split = self._checkpoint = None
         self.callbacks_ = callbacks
         self.module_.zero_grad()
-        if isinstance(self.optimizer_, FisherLBFGS):
-            self.optimizer_.forget()
-
-    def take_over(self, previous: MarginalizedNet, incremental: bool = False) -> None:
-        """Go on from the weights, optimiser, random streams and record of another net.
-
-        All of them are copies: the training changes nothing of the other net.
-        """
-        self.go_on_recording(previous, incremental)
-        if self.lr == previous.lr:
-            self._take_over_rates(previous)
-        self.schedules_ = copy.deepcopy(previous.schedules_)
-        groups = getattr(self.optimizer_, "param_groups", [])
-        self._rates = [group["lr"] for group in groups]
-        for group in groups:
-            group.setdefault("initial_lr", group["lr"])
-        own, state = learned_state(self), learned_state(previous)
-        # Centres come and go with the activation function.
-        common = {name: w for name, w in state["weights"].items() if name in own["weights"]}
-        optimizer = own["optimizer"]
-        if type(self.optimizer_) is type(previous.optimizer_):
-            optimizer |= {"state": copy.deepcopy(state["optimizer"]["state"])}
-        load_learned_state(
-            self,
-            state | {"fitted": {}, "weights": own["weights"] | common, "optimizer": optimizer},
-        )
-
-    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
-        if method_name in ("on_epoch_begin", "on_epoch_end"):
-            self._in_epoch = method_name == "on_epoch_begin"
-        try:
-            super().notify(method_name, **cb_kwargs)
-        except KeyboardInterrupt:
-            if method_name != "on_epoch_end" or not self._was_stopped_early():
-                raise
-            self.ending_ = "stopped"
-        if method_name == "on_epoch_end":
-            self.ending_ = self.engine_.agreed(self.ending_)
-            if self.ending_ is not None:
-                raise StopTraining(self.ending_)  # now that all have seen the epoch
-
-    def _was_stopped_early(self) -> bool:
-        """Whether it was skorch's callback, which says so by an interrupt."""
-        return any(
-            isinstance(callback, EarlyStopping) and callback.misses_ >= callback.patience
-            for _, callback in self.callbacks_
-        )
+        self.optimizer_.forget()
 
     def fit_loop(
         self, X: Any, y: Any = None, epochs: int | None = None, **fit_params: Any
     ) -> Self:
-        if isinstance(self.optimizer_, FisherLBFGS) and not self.optimizer_.is_ready:
+        rows = self._rows(X, y)
+        self._reset()
+        self.rates_.resume(self)
+        epochs = self.max_epochs if epochs is None else epochs
+        if self._checkpoint is not None:
+            epochs -= self._checkpoint.restore(self)
+        self.stop_reason_ = self._run_epochs(rows, epochs, **fit_params)
+        best, self.guard_.weights = self.guard_.weights, None
+        if best is not None:
+            self._judge_last_step(rows)
+            if self.stop_reason_ == "diverged":
+                self.module_.load_state_dict(best)
+                self.has_learned_ = self.guard_.has_learned
+        return self
+
+    def _rows(self, X: Any, y: Any) -> Rows:
+        """What to train on; raises where that, or the optimiser, is not fit for it."""
+        if not self.optimizer_.is_ready:
             raise RuntimeError(
                 "A net of solver='lbfgs' is trained by its estimator: call fit, with "
                 "warm_start=True to go on from here."
             )
-        self.stop_reason_ = "max_iter"
-        self.best_score_ = self._watch = self._final_objective = None
-        self._in_epoch = False
-        self.n_explosions_ = 0
-        self.has_learned_, self.ending_ = False, None
         rows = self.get_dataset(X, y)
         if not isinstance(rows, Rows):
             raise TypeError(f"The net trains on arrays; got the data set {rows!r}.")
-        epochs = self.max_epochs if epochs is None else epochs
-        if self._rates is not None:
-            self._go_on_with_schedules(self._rates)
-            self._rates = None
-        if self._checkpoint is not None:
-            epochs -= self._checkpoint.restore(self)
+        return rows
+
+    def _reset(self) -> None:
+        """Forget how the call before ended."""
+        self.stop_reason_ = "max_iter"
+        self.best_score_ = self.final_objective_ = self.ending_ = None
+        self.has_learned_ = self._in_epoch = False
+        self.guard_ = ExplosionGuard(self.loss_unit)
+
+    def _run_epochs(self, rows: Rows, epochs: int, **fit_params: Any) -> str:
+        """Run at most so many epochs; returns why they ended."""
         try:
-            if self.ending_ is not None:
-                raise StopTraining(self.ending_)
+            if self.ending_ is not None:  # the checkpoint was the last
+                return self.ending_
             super().fit_loop(rows, None, epochs, **fit_params)
         except StopTraining as stop:
-            self.stop_reason_ = stop.reason
+            return stop.reason
         except KeyboardInterrupt:
-            self.stop_reason_ = "interrupted" if self._is_finite() else "diverged"
+            return self._interrupted()
         finally:
-            watch, self._watch, self._epoch_batches = self._watch, None, None
+            self._epoch_batches = None
             if self._in_epoch:
                 del self.history[-1]  # which was cut short
-        if watch is None:
-            return self
-        # No epoch has seen what the last step led to; a validation score has.
-        unseen = self.stop_reason_ not in ("interrupted", "diverged") and self.train_split is None
+        return "max_iter"
+
+    def _interrupted(self) -> str:
+        return "interrupted" if self._is_finite() else "diverged"
+
+    def _judge_last_step(self, rows: Rows) -> None:
+        """Look for an explosion in the last step, whose end no epoch has seen."""
+        if self.stop_reason_ in ("interrupted", "diverged") or self.train_split is not None:
+            return  # a validation score has seen it
         try:
-            if unseen:
-                self._final_objective = self._evaluate(rows)
-                if watch.has_exploded(self._final_objective):
-                    self.stop_reason_ = "diverged"
+            self.final_objective_ = self._evaluate(rows)
+            if self.guard_.has_exploded(self.final_objective_):
+                self.stop_reason_ = "diverged"
         except KeyboardInterrupt:
-            self.stop_reason_ = "interrupted" if self._is_finite() else "diverged"
-        if self.stop_reason_ == "diverged":
-            self.module_.load_state_dict(watch.weights)
-            self.has_learned_ = watch.weights is not watch.initial_weights
-        return self
+            self.stop_reason_ = self._interrupted()
 
     def _is_finite(self) -> Tensor:
         """Whether all parameters are finite, a tensor on the device."""
         return torch.stack([p.isfinite().all() for p in self.module_.parameters()]).all()
 
     def _predicts_finite(self, rows: Rows) -> bool:
-        """Whether the means of the rows are finite; L-BFGS makes no step where they are not."""
+        """Whether the means of the rows are finite."""
         family = self.criterion_.family
-        if not family.may_overflow or isinstance(self.optimizer_, FisherLBFGS):
-            return True
+        if not family.may_overflow or self.optimizer_.takes_closure:
+            return True  # what evaluates the objective makes no step where they are not
         return bool(family.mean(self.engine_.linear_predictor(self, rows)).isfinite().all())
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Iterable[Any]:
@@ -338,13 +320,9 @@ class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
             self._validate(rows)
             return
         self.history.new_batch()  # one for the whole epoch
-        if self.loss_unit is None:
-            means = self._run_batches(iterator, step_fn)
-            if not math.isfinite(means.objective):
-                raise StopTraining("diverged")
-        else:
-            means = self._run_watched(iterator, step_fn, self.loss_unit)
-        self._record("train_loss", means.objective, len(iterator.rows))
+        run = partial(self._run_batches, iterator, step_fn)
+        means = self.guard_.run(self, run, partial(self._evaluate, iterator.rows))
+        self.record_.add_loss(self.history, "train_loss", means.objective, len(iterator.rows))
         self.history.record("train_batch_count", len(iterator))
         # Ordinary dropout noises the loss itself: its penalty is in there, but not known.
         hidden = self.criterion_.method == "sampling" and iterator.rows.unlabeled is None
@@ -356,7 +334,7 @@ class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
             raise StopTraining("diverged")
         losses = family.loss(eta, rows.y)
         loss = losses.mean() if rows.weight is None else losses @ rows.weight / rows.weight.sum()
-        self._record("valid_loss", float(loss), len(rows))
+        self.record_.add_loss(self.history, "valid_loss", float(loss), len(rows))
         self.history.record("valid_batch_count", 1)
         if self.scorer is not None:
             score = float(self.scorer(eta, rows.y, rows.weight))
@@ -365,26 +343,6 @@ class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
             self.history.record("valid_score", score)
         batch = (rows, self.decode(rows.y))
         self.notify("on_batch_end", batch=batch, y_pred=self.in_units(eta), training=False)
-
-    def _run_watched(self, iterator: Batches, step_fn: StepFunction, unit: float) -> EpochMeans:
-        """The same until the objective does not explode, with half the learning rate each time."""
-        before = self.copy_weights()
-        if self._watch is None:
-            self._watch = Watch(self._evaluate(iterator.rows), before, unit)
-        watch = self._watch
-        means = self._run_batches(iterator, step_fn)
-        while watch.has_exploded(means.objective):
-            if watch.n_returns == MOST_RETURNS:
-                raise StopTraining("diverged")
-            watch.n_returns += 1
-            self.n_explosions_ += 1
-            before = watch.weights
-            self.module_.load_state_dict(before)
-            self.optimizer_.state.clear()
-            self._scale_rate(0.5)
-            means = self._run_batches(iterator, step_fn)
-        watch.see(means.objective, before)
-        return means
 
     @torch.no_grad()
     def _evaluate(self, rows: Rows) -> float:
@@ -432,27 +390,18 @@ class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
         return {name: w.clone() for name, w in self.module_.state_dict().items()}
 
     def train_step(self, batch: WeightedRows, **fit_params: Any) -> dict[str, Any]:
-        optimizer, engine, network = self.optimizer_, self.engine_, self.module_
-        if isinstance(optimizer, FisherLBFGS):
-            found: list[Terms] = []
+        self.optimizer_.before_step(self, batch)
+        step = self._step_with_closure if self.optimizer_.takes_closure else self._step
+        terms = step(batch)
+        return {"loss": terms.total, "terms": terms}
 
-            def evaluate() -> Tensor:
-                with network.uncentred():
-                    found.append(engine.differentiate(self, batch))
-                network.centre_gradients()
-                return found[-1].total
-
-            with network.centred():
-                optimizer.step(evaluate)
-            return {"loss": found[-1].total, "terms": found[-1]}
-        if isinstance(optimizer, Fisher):
-            information = engine.mean_curvature(self, batch, penalty=True, centre=network.centre)
-            information[0] += self.criterion_.alpha  # the curvature of the L2 penalty
-            optimizer.accumulate(information, len(batch.y))
+    def _step(self, batch: WeightedRows) -> Terms:
+        """A step of an optimiser that needs the gradient."""
+        optimizer, network = self.optimizer_, self.module_
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
-        terms = engine.differentiate(self, batch)
+        terms = self.engine_.differentiate(self, batch)
         self.notify(
             "on_grad_computed",
             named_parameters=TeeGenerator(network.named_parameters()),
@@ -462,13 +411,67 @@ class MarginalizedNet(RecordingNet, SchedulingNet, PredictingNet):
         network.centre_gradients()
         with network.centred():
             optimizer.step()
-        return {"loss": terms.total, "terms": terms}
+        return terms
+
+    def _step_with_closure(self, batch: WeightedRows) -> Terms:
+        """A step of an optimiser that evaluates the objective as often as it needs."""
+        network = self.module_
+        found: list[Terms] = []
+
+        def evaluate() -> Tensor:
+            with network.uncentred():
+                found.append(self.engine_.differentiate(self, batch))
+            network.centre_gradients()
+            return found[-1].total
+
+        with network.centred():
+            self.optimizer_.step(evaluate)
+        return found[-1]
 
     @torch.no_grad()
     def _predict(self, batch: WeightedRows) -> Tensor:
         """Linear predictor of the labelled rows without noise."""
         eta: Tensor = self.module_(batch.x)
         return eta[: len(batch.y)]
+
+    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
+        if method_name in ("on_epoch_begin", "on_epoch_end"):
+            self._in_epoch = method_name == "on_epoch_begin"
+        try:
+            super().notify(method_name, **cb_kwargs)
+        except KeyboardInterrupt:
+            if method_name != "on_epoch_end" or not self._was_stopped_early():
+                raise
+            self.ending_ = "stopped"
+        if method_name == "on_epoch_end":
+            self.ending_ = self.engine_.agreed(self.ending_)
+            if self.ending_ is not None:
+                raise StopTraining(self.ending_)  # now that all have seen the epoch
+
+    def _was_stopped_early(self) -> bool:
+        """Whether it was skorch's callback, which says so by an interrupt."""
+        return any(
+            isinstance(callback, EarlyStopping) and callback.misses_ >= callback.patience
+            for _, callback in self.callbacks_
+        )
+
+    def on_epoch_begin(self, net: Self, *args: Any, **kwargs: Any) -> None:
+        super().on_epoch_begin(net, *args, **kwargs)
+        self.history.record("epoch", self.n_epochs)
+
+    def on_batch_begin(
+        self, net: Self, batch: Any = None, training: bool = False, **kwargs: Any
+    ) -> None:
+        """Record nothing: histories of every batch would outgrow small models."""
+
+    def take_over(self, previous: MarginalizedNet, incremental: bool = False) -> None:
+        """Go on from the weights, optimiser, random streams and record of another net.
+
+        All of them are copies: the training changes nothing of the other net.
+        """
+        self.record_.take_over(self, previous, incremental)
+        self.rates_.take_over(self, previous)
+        load_learned_state(self, transferable_state(self, previous))
 
     def save_params(self, *args: Any, **kwargs: Any) -> None:
         """skorch's; of several processes, the first one does it."""

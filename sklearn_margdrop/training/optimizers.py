@@ -1,13 +1,36 @@
-"""Optimisers of generalised linear models that know the Fisher information."""
+"""Optimisers of generalised linear models that know the curvature, and what a net asks of any."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
+from skorch import NeuralNet
 from torch import Tensor, nn
+
+from sklearn_margdrop.training.curvatures import Start
+from sklearn_margdrop.weighting import WeightedRows
+
+#: What a net asks of its optimiser, with the answers of those that need nothing but gradients.
+DEFAULTS: dict[str, Any] = {
+    # Whether `step` is given a function that evaluates the objective, rather than gradients.
+    "takes_closure": False,
+    # Whether it can make a step now.
+    "is_ready": True,
+    # prepare(start): look at the model and the data before the first step.
+    "prepare": lambda start: None,
+    # before_step(net, batch): look at the batch that the next step is made for.
+    "before_step": lambda net, batch: None,
+    # forget(): let go of what only the present training needs.
+    "forget": lambda: None,
+}
+
+#: The history of L-BFGS may take so many numbers where the data are small, and so many where it
+#: is several outputs that make the coefficients many.
+_HISTORY_ELEMENTS = 2**20, 2**25
 
 #: A step length, and the function and its slope there.
 Point: TypeAlias = tuple[float, float, float]
@@ -63,9 +86,12 @@ class FisherLBFGS:
     True
     """
 
+    takes_closure = True
+
     def __init__(
         self, params: Iterable[dict[str, Any]], lr: float = 1.0, history_size: int = 10
     ) -> None:
+        self.param_groups: list[dict[str, Any]] = []  # no rate that schedules could change
         self.params = [p for group in params for p in group["params"]]
         self.lr = lr
         self.history_size = history_size
@@ -111,6 +137,18 @@ class FisherLBFGS:
         self._value = state["value"]
         self.decrement, self.stalled = state["decrement"], state["stalled"]
         self._lowest, self._n_fruitless = state["lowest"], state["n_fruitless"]
+
+    def prepare(self, start: Start) -> None:
+        """Start from the present parameters and the curvature where the mean is predicted.
+
+        The history has as many pairs of vectors as take about the memory of the data, within
+        reason.
+        """
+        (linear,) = start.net.module_.linears
+        n_stored, floor, ceiling = start.rows.features.n_stored, *_HISTORY_ELEMENTS
+        elements = max(n_stored, floor, min(n_stored * linear.out_features, ceiling))
+        self.history_size = min(max(elements // (2 * linear.weight.numel()), 3), 100)
+        self.precondition(start.curvature_at_the_mean())
 
     def precondition(self, diagonal: Sequence[Tensor]) -> None:
         """Start from the present parameters and a `diagonal` of the Hessian, one tensor for each.
@@ -297,6 +335,31 @@ def _interpolate(low: Point, high: Point) -> float:
     return min(max(t, a + 0.05 * width), b - 0.1 * width)
 
 
+class Adagrad(torch.optim.Adagrad):
+    """torch's, whose first steps are at most those of Newton's method.
+
+    AdaGrad divides by what the gradients have been. That is rounding, which would become whole
+    steps, where an intercept starts from the best constant prediction.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float) -> None:
+        super().__init__(params, lr)
+        for state in self.state.values():  # torch has it in its default dtype
+            state["step"] = state["step"].float()
+
+    def prepare(self, start: Start) -> None:
+        """Let the sums of squares be those of the curvature, unless they are there already."""
+        (linear,) = start.net.module_.linears
+        if start.continuing or linear.bias is None:
+            return
+        curvature = start.curvature(start.first_rows())
+        for parameter, each in zip(start.net.module_.parameters(), curvature, strict=True):
+            square = (start.net.lr * each).square()
+            # Of features in very large units it is no number: there they are as they are.
+            square = square.where(square.isfinite(), 0.0)
+            self.state[parameter]["sum"].copy_(square)
+
+
 class Fisher(torch.optim.Optimizer):
     """The dropout-Fisher update p <- p - lr * g / D (W, relation to AdaGrad).
 
@@ -335,7 +398,47 @@ class Fisher(torch.optim.Optimizer):
     def _params(self) -> list[nn.Parameter]:
         return [p for group in self.param_groups for p in group["params"]]
 
-    def accumulate(self, diagonal: Sequence[Tensor], n_rows: int) -> None:
+    def prepare(self, start: Start) -> None:
+        """Start as if it had seen as many batches as a row has features, unless `lr` is given.
+
+        The coordinates of a row move as if each were alone, and would overshoot together until
+        they have learned of each other. A feature counts as having been in at least one row.
+        """
+        known = [state["sum"] > 0 for state in self.state.values()]
+        if not start.auto_rate or all(each.all() for each in known):
+            return  # it goes on from the information of an earlier call
+        net, rows = start.net, start.rows
+        mean_curvature = partial(net.engine_.mean_curvature, net, start.first_rows())
+        squares, *intercept = mean_curvature(centre=net.module_.centre)
+        everywhere, *_ = mean_curvature(torch.ones_like)
+        occurrences, curvature = everywhere, everywhere.mean(1)
+        if net.module_.centre is None:  # about its mean, a feature is in every row
+            occurrences, *_ = mean_curvature(lambda x: x.sign().square())
+        tiny = torch.finfo(squares.dtype).tiny
+        typical = squares.sum() / occurrences.sum().clamp_min(tiny)
+        by_feature = torch.where(squares > 0, squares / occurrences, typical)
+        row_size = float((occurrences.sum(1) / curvature.clamp_min(tiny)).mean().clamp_min(1.0))
+        # What happens rarely has little information, but is a large surprise when it does.
+        information = by_feature * curvature.clamp_min(0.25).unsqueeze(1)
+        n_rows = net.batch_size if start.incremental else min(len(rows), net.batch_size)
+        information = torch.maximum(n_rows * squares, information)
+        intercept = [torch.clamp_min(n_rows * each, 0.25) for each in intercept]
+        # Of a stream's first rows, the centred features may be zero.
+        first = [
+            each.masked_fill(mask, 0.0)
+            for each, mask in zip([information, *intercept], known, strict=True)
+        ]
+        self.accumulate(first, row_size)
+
+    def before_step(self, net: NeuralNet, batch: WeightedRows) -> None:
+        """Add the curvature of the batch."""
+        information = net.engine_.mean_curvature(
+            net, batch, penalty=True, centre=net.module_.centre
+        )
+        information[0] += net.criterion_.alpha  # the curvature of the L2 penalty
+        self.accumulate(information, len(batch.y))
+
+    def accumulate(self, diagonal: Sequence[Tensor], n_rows: float) -> None:
         """Add the curvature of so many rows, given its mean for each parameter."""
         self._n_rows = n_rows
         for p, each in zip(self._params, diagonal, strict=True):

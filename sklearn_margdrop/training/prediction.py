@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +19,13 @@ from sklearn_margdrop.training.batches import Features, Rows, as_features
 from sklearn_margdrop.training.units import Units
 
 
-class NeutralNet(NeuralNet):
-    """A skorch net that computes the same whatever the context of torch."""
+class PredictingNet(NeuralNet):
+    """A skorch net whose module is a :class:`~sklearn_margdrop.networks.NoisyNetwork`.
+
+    It computes the same whatever the context of torch. Targets are a column of numbers for each
+    output; subclasses may know better. The module and the objective see them standardised where
+    there are `units_`, and who calls the net does not.
+    """
 
     initialize = neutral()(NeuralNet.initialize)
     set_params = neutral()(NeuralNet.set_params)
@@ -29,21 +34,6 @@ class NeutralNet(NeuralNet):
     predict = neutral()(NeuralNet.predict)
     predict_proba = neutral()(NeuralNet.predict_proba)
     load_params = neutral()(NeuralNet.load_params)
-
-    def initialize_optimizer(self, *args: Any) -> Self:
-        super().initialize_optimizer(*args)
-        for state in getattr(self.optimizer_, "state", {}).values():
-            if "step" in state:  # Adagrad has it in torch's default dtype
-                state["step"] = state["step"].float()
-        return self
-
-
-class PredictingNet(NeutralNet):
-    """A skorch net whose module is a :class:`~sklearn_margdrop.networks.NoisyNetwork`.
-
-    Targets are a column of numbers for each output; subclasses may know better. The module and
-    the objective see them standardised where there are `units_`, and who calls the net does not.
-    """
 
     module_: NoisyNetwork
     generator_: torch.Generator

@@ -2,52 +2,85 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
-from skorch import NeuralNet
 from skorch.callbacks import LRScheduler
 
 
-class SchedulingNet(NeuralNet):
-    """A skorch net whose learning rates outlast a call."""
+class LearningRates:
+    """What remains of a net's learning rates when a call ends.
 
-    callbacks_: list[tuple[str, Any]]
-    optimizer_: Any
-    schedules_: dict[str, tuple[str, dict[str, Any]]]
-    rate_factor_: float
+    skorch makes schedulers anew in each call, with an optimiser that begins at the net's `lr`.
 
-    def _take_over_rates(self, previous: SchedulingNet) -> None:
-        self.rate_factor_ = previous.rate_factor_
-        schedules = any(isinstance(callback, LRScheduler) for _, callback in self.callbacks_)
-        groups = [getattr(net.optimizer_, "param_groups", []) for net in (self, previous)]
-        for group, old in zip(*groups, strict=False):
-            initial = old.get("initial_lr", old["lr"])
-            # Schedulers among the callbacks go on from where they were.
-            group.update(lr=old["lr"] if schedules else initial, initial_lr=initial)
+    Attributes
+    ----------
+    factor : float
+        What the explosions of all calls have left.
+    schedules : dict of str to tuple
+        The kind and the state of each scheduler at the end of the last call.
+    last : list of float or None
+        The rates at the end of the call before, until the training goes on from them.
+    """
 
-    def _schedulers(self) -> list[tuple[str, Any]]:
-        """The learning rate schedules among the callbacks, by their names."""
-        found = [(name, getattr(each, "lr_scheduler_", None)) for name, each in self.callbacks_]
-        return [(name, scheduler) for name, scheduler in found if scheduler is not None]
+    def __init__(self) -> None:
+        self.factor = 1.0
+        self.schedules: dict[str, tuple[str, dict[str, Any]]] = {}
+        self.last: list[float] | None = None
 
-    def _go_on_with_schedules(self, rates: list[float]) -> None:
-        """From where they were at the end of the previous call: skorch has made them anew."""
-        groups = getattr(self.optimizer_, "param_groups", [])
-        for name, scheduler in self._schedulers():
-            kind, state = self.schedules_.get(name, ("", {}))
+    def take_over(self, net: Any, previous: Any) -> None:
+        """Let `net`, whose rates these are, go on with the rates of another net.
+
+        Where its `lr` is another one, it begins there.
+        """
+        groups = net.optimizer_.param_groups
+        if net.lr == previous.lr:
+            self.factor = previous.rates_.factor
+            schedules = any(isinstance(callback, LRScheduler) for _, callback in net.callbacks_)
+            for group, old in zip(groups, previous.optimizer_.param_groups, strict=False):
+                initial = old.get("initial_lr", old["lr"])
+                # Schedulers among the callbacks go on from where they were.
+                group.update(lr=old["lr"] if schedules else initial, initial_lr=initial)
+        self.schedules = copy.deepcopy(previous.rates_.schedules)
+        self.last = [group["lr"] for group in groups]
+        for group in groups:
+            group.setdefault("initial_lr", group["lr"])
+
+    def resume(self, net: Any) -> None:
+        """Set schedulers, and the rates, to where they were at the end of the call before."""
+        if self.last is None:
+            return
+        groups = net.optimizer_.param_groups
+        for name, scheduler in _schedulers(net):
+            kind, state = self.schedules.get(name, ("", {}))
             if kind == type(scheduler).__qualname__:
                 scheduler.load_state_dict(state)
                 if hasattr(scheduler, "base_lrs"):
                     scheduler.base_lrs = [group["initial_lr"] for group in groups]
-                scheduler._last_lr = list(rates)
-                for group, rate in zip(groups, rates, strict=True):
+                scheduler._last_lr = list(self.last)
+                for group, rate in zip(groups, self.last, strict=True):
                     group["lr"] = rate
+        self.last = None
 
-    def _scale_rate(self, factor: float) -> None:
-        self.rate_factor_ *= factor
-        for group in self.optimizer_.param_groups:
+    def keep(self, net: Any) -> None:
+        """Keep where the schedulers are at the end of a call."""
+        self.schedules = {
+            name: (type(scheduler).__qualname__, scheduler.state_dict())
+            for name, scheduler in _schedulers(net)
+        }
+
+    def scale(self, net: Any, factor: float) -> None:
+        """Multiply all rates, now and in the rest of the schedules."""
+        self.factor *= factor
+        for group in net.optimizer_.param_groups:
             for name in {"lr", "initial_lr"} & group.keys():
                 group[name] *= factor
-        for _, scheduler in self._schedulers():
+        for _, scheduler in _schedulers(net):
             if hasattr(scheduler, "base_lrs"):
                 scheduler.base_lrs = [factor * rate for rate in scheduler.base_lrs]
+
+
+def _schedulers(net: Any) -> list[tuple[str, Any]]:
+    """The learning rate schedules among the callbacks, by their names."""
+    found = [(name, getattr(each, "lr_scheduler_", None)) for name, each in net.callbacks_]
+    return [(name, scheduler) for name, scheduler in found if scheduler is not None]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sklearn_margdrop.training.optimizers import Fisher, FisherLBFGS
+from sklearn_margdrop.training.optimizers import Adagrad, Fisher, FisherLBFGS
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ NETWORK_SOLVERS = {
 GLM_SOLVERS = {
     "lbfgs": Solver(FisherLBFGS, full_batch=True),
     "sgd": Solver(torch.optim.SGD, 0.1, plain=True),
-    "adagrad": Solver(torch.optim.Adagrad, 0.1),
+    "adagrad": Solver(Adagrad, 0.1),
     # It divides by the curvature of dropout, whose noise grows with the distance from zero.
     "fisher": Solver(Fisher, about_zero=True),
 }

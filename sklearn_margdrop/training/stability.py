@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -34,36 +35,70 @@ class EpochMeans(NamedTuple):
     penalty: float
 
 
-class Watch:
-    """The lowest objective of an epoch, and the weights that this epoch began with.
+class ExplosionGuard:
+    """Takes back an epoch that has exploded, and halves the learning rate.
 
-    (What it ended with may have exploded in its last step.)
+    It goes back to the weights that the epoch of the lowest objective began with. (What that epoch
+    ended with may have exploded in its last step.)
+
+    Parameters
+    ----------
+    unit : float or None
+        What an objective is measured in, in nats. None lets it rise until it is not finite.
+
+    Attributes
+    ----------
+    initial, lowest : float
+        The objective of the initial weights, and the lowest of an epoch so far.
+    weights : dict or None
+        What it goes back to; None before the first epoch and after the last.
+    has_learned : bool
+        Whether these are better than the initial ones.
+    n_returns : int
+        How often it has gone back to these.
+    n_explosions : int
+        How often it has gone back at all.
     """
 
-    def __init__(self, objective: float, weights: dict[str, Tensor], unit: float):
-        self.initial = self.lowest = objective
-        self.initial_weights = self.weights = weights
+    def __init__(self, unit: float | None):
         self.unit = unit
-        self.n_returns = 0  # to these weights
+        self.initial = self.lowest = math.inf
+        self.weights: dict[str, Tensor] | None = None
+        self.has_learned = False
+        self.n_returns = self.n_explosions = 0
 
-    @classmethod
-    def of(cls, state: dict[str, Any]) -> Self:
-        """The one whose state it is."""
-        watch = cls(state["initial"], state["initial_weights"], state["unit"])
-        watch.lowest, watch.n_returns = state["lowest"], state["n_returns"]
-        watch.weights = state["weights"] or watch.initial_weights
-        return watch
-
-    def state(self) -> dict[str, Any]:
-        """All of it; None stands for weights that are the initial ones."""
-        weights = None if self.weights is self.initial_weights else self.weights
-        return vars(self) | {"weights": weights}
+    def run(
+        self, net: Any, epoch: Callable[[], EpochMeans], evaluate: Callable[[], float]
+    ) -> EpochMeans:
+        """Run an epoch of `net` until its objective does not explode."""
+        if self.unit is None:
+            means = epoch()
+            if self.has_exploded(means.objective):
+                raise StopTraining("diverged")
+            return means
+        before = net.copy_weights()
+        if self.weights is None:
+            self.initial = self.lowest = evaluate()
+            self.weights = before
+        means = epoch()
+        while self.has_exploded(means.objective):
+            if self.n_returns == MOST_RETURNS:
+                raise StopTraining("diverged")
+            self.n_returns += 1
+            self.n_explosions += 1
+            before = self.weights
+            net.module_.load_state_dict(before)
+            net.optimizer_.state.clear()
+            net.rates_.scale(net, 0.5)
+            means = epoch()
+        if means.objective < self.lowest:
+            self.lowest, self.n_returns = means.objective, 0
+            self.has_learned |= before is not self.weights
+            self.weights = before
+        return means
 
     def has_exploded(self, objective: float) -> bool:
+        if self.unit is None:
+            return not math.isfinite(objective)
         limit = max(self.initial, MOST_RISE * self.lowest + self.unit)
         return not math.isfinite(objective) or objective > limit
-
-    def see(self, objective: float, weights: dict[str, Tensor]) -> None:
-        if objective < self.lowest:
-            self.lowest, self.weights = objective, weights
-            self.n_returns = 0

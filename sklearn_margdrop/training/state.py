@@ -17,8 +17,12 @@ from sklearn_margdrop.notices import warn
 from sklearn_margdrop.numerics.ambient import neutral
 from sklearn_margdrop.numerics.devices import check_device, to_array
 
-#: Attributes that `initialize` makes anew. What the torch objects have learned is kept apart.
+#: The objects of a net that hold nothing but plain values and tensors.
+_HELD = ("record_", "rates_", "guard_")
+
+#: Attributes that `initialize` makes anew. What they have learned is kept apart.
 _REBUILT = {
+    *_HELD,
     "callbacks_",
     "criterion_",
     "cuda_dependent_attributes_",
@@ -47,12 +51,14 @@ def learned_state(net: Any) -> dict[str, Any]:
     Returns
     -------
     dict
-        "fitted" (attributes of the net itself), "weights", "optimizer", "noise" and "order" (the
-        states of the random streams), and the kind of "device" that the noise is drawn on.
+        "fitted" (attributes of the net itself), "held" (those of its objects), "weights",
+        "optimizer", "noise" and "order" (the states of the random streams), and the kind of
+        "device" that the noise is drawn on.
     """
     fitted = {name: value for name, value in vars(net).items() if name.endswith("_")}
     return {
         "fitted": {name: value for name, value in fitted.items() if name not in _REBUILT},
+        "held": {name: dict(vars(getattr(net, name))) for name in _HELD},
         "weights": dict(net.module_.state_dict()),
         "optimizer": net.optimizer_.state_dict(),
         "noise": net.generator_.get_state(),
@@ -64,12 +70,30 @@ def learned_state(net: Any) -> dict[str, Any]:
 def load_learned_state(net: Any, state: dict[str, Any]) -> None:
     """Give what :func:`learned_state` returned to an initialised net of the same layers."""
     vars(net).update(state["fitted"])
+    for name, values in state["held"].items():
+        vars(getattr(net, name)).update(values)
     net.module_.load_state_dict(state["weights"])
     net.optimizer_.load_state_dict(state["optimizer"])
     net.order_generator_.set_state(state["order"])
     # The streams of two kinds of device have nothing in common: start afresh there.
     if net.generator_.device.type == state["device"]:
         net.generator_.set_state(state["noise"])
+
+
+def transferable_state(net: Any, previous: Any) -> dict[str, Any]:
+    """What `net` can go on from of the :func:`learned_state` of `previous`: copies.
+
+    Both have the same layers; their optimisers, and the centres of layers, may differ. Record and
+    rates have rules of their own.
+    """
+    own, state = learned_state(net), learned_state(previous)
+    # Centres come and go with the activation function.
+    common = {name: w for name, w in state["weights"].items() if name in own["weights"]}
+    optimizer = own["optimizer"]
+    if type(net.optimizer_) is type(previous.optimizer_):
+        optimizer |= {"state": copy.deepcopy(state["optimizer"]["state"])}
+    weights = own["weights"] | common
+    return {**state, "fitted": {}, "held": {}, "weights": weights, "optimizer": optimizer}
 
 
 def net_state(net: NeuralNet) -> dict[str, Any]:

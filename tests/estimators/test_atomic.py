@@ -25,7 +25,7 @@ from sklearn_margdrop import (
 )
 from sklearn_margdrop.objective import Objective
 from sklearn_margdrop.training.net import MarginalizedNet
-from sklearn_margdrop.training.optimizers import Fisher, FisherLBFGS
+from sklearn_margdrop.training.solvers import GLM_SOLVERS, NETWORK_SOLVERS
 from sklearn_margdrop.training.state import net_state
 
 PACKAGE = str(Path(sklearn_margdrop.__file__).parent)
@@ -302,9 +302,9 @@ def write_everywhere(net):
         epoch["seen"] = True
         epoch["batches"].append({})
         epoch["batches"][0]["seen"] = True
-    for _, schedule in net.schedules_.values():
+    for _, schedule in net.rates_.schedules.values():
         schedule.clear()
-    net.lowest_.clear()
+    net.record_.lowest.clear()
     net.generator_.manual_seed(1)
     net.order_generator_.manual_seed(1)
     raise Fault
@@ -366,13 +366,7 @@ def test_an_error_in_a_callback_of_scikit_learn(name, how):
     check.goes_on(how)
 
 
-OPTIMIZERS = {
-    "adam": torch.optim.Adam,
-    "sgd": torch.optim.SGD,
-    "lbfgs": FisherLBFGS,
-    "adagrad": torch.optim.Adagrad,
-    "fisher": Fisher,
-}
+SOLVERS = GLM_SOLVERS | NETWORK_SOLVERS
 
 
 def then_raise(function, error):
@@ -390,7 +384,7 @@ def test_an_error_after_each_stage(name, how, monkeypatch):
     model = fitted(name, how)
     check = Check(model)
     stages = {
-        (OPTIMIZERS[model.solver], "step"): [MemoryError, Fault],
+        (SOLVERS[model.solver].optimizer, "step"): [MemoryError, Fault],
         (Objective, "backward"): [MemoryError],
         (MarginalizedNet, "train"): [KeyboardInterrupt, MemoryError],
         (type(model), "_store"): [KeyboardInterrupt, MemoryError],

@@ -1,0 +1,88 @@
+"""The curvature of generalised linear models, which their optimisers start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from skorch import NeuralNet
+from torch import Tensor
+
+from sklearn_margdrop.numerics.memory import blocks
+from sklearn_margdrop.training.batches import Rows
+from sklearn_margdrop.weighting import WeightedRows
+
+
+@dataclass(frozen=True)
+class Start:
+    """What an optimiser may look at before its first step.
+
+    Parameters
+    ----------
+    net : MarginalizedNet
+        One without hidden layers, at the parameters where it starts.
+    rows : Rows
+        What it is trained on.
+    predict_mean : callable
+        Sets the parameters, which are zero, to those that predict the mean of the target.
+    continuing, incremental : bool
+        Whether it goes on from an earlier call, and whether that is a stream.
+    auto_rate : bool
+        Whether the learning rate was left to the solver.
+    """
+
+    net: NeuralNet
+    rows: Rows
+    predict_mean: Callable[[], None]
+    continuing: bool
+    incremental: bool
+    auto_rate: bool
+
+    def first_rows(self) -> WeightedRows:
+        """All rows if they are sparse, or as many of the first as are made dense at a time."""
+        rows = self.rows
+        if rows.features.is_sparse:
+            return rows.batch(slice(0, len(rows)))
+        return rows.batch(blocks(len(rows), rows.features.shape[1])[0])
+
+    def curvature(self, rows: WeightedRows) -> list[Tensor]:
+        """The diagonal of the Hessian on some of the rows, for each parameter."""
+        net, network = self.net, self.net.module_
+        mean_curvature = partial(net.engine_.mean_curvature, net, rows)
+        coef, *intercept = mean_curvature(centre=network.centre)
+        coef += net.criterion_.alpha
+        if network.noise:
+            variance = network.noise[0].variance
+            coef += mean_curvature(variance, penalty=True)[0]
+        return [coef, *intercept]
+
+    @torch.no_grad()
+    def curvature_at_the_mean(self) -> list[Tensor]:
+        """The same on all rows, where the net predicts the mean of the target.
+
+        What a fit goes on from may be of so little or so much curvature that no other
+        coefficients are measured well by it.
+        """
+        parameters = list(self.net.module_.parameters())
+        kept = [parameter.detach().clone() for parameter in parameters]
+        for parameter in parameters:
+            parameter.zero_()
+        self.predict_mean()
+        curvature = self.curvature(self.rows.whole)
+        for parameter, value in zip(parameters, kept, strict=True):
+            parameter.copy_(value)
+        return curvature
+
+
+def information(net: NeuralNet, rows: Rows, full_batch: bool) -> Tensor:
+    """The diagonal of the Fisher information of the coefficients, over the penalty's rows."""
+    if full_batch or rows.features.is_sparse:
+        total: Tensor = net.engine_.mean_curvature(net, rows.whole, penalty=True)[0]
+        return total
+    (linear,) = net.module_.linears
+    total = torch.zeros_like(linear.weight)
+    for block, share in rows.in_blocks():
+        total = total + share * net.engine_.mean_curvature(net, block)[0]
+    return total
