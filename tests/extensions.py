@@ -1,4 +1,4 @@
-"""A noise model, a family, an activation and a layer of one's own, as docs/extending.rst shows.
+"""Extensions of one's own, as docs/extending.rst shows: from a noise model to a solver.
 
 Importing this registers them; `test_extending.py` does so, and takes them back.
 """
@@ -97,6 +97,28 @@ class Averages(NamedTuple):
 def _(layer: nn.AvgPool1d, z):
     (size,) = layer.kernel_size
     return layer(z), Averages(size)
+
+
+# [solver]
+from sklearn_margdrop.training.solvers import GLM_SOLVERS, NETWORK_SOLVERS, Solver
+
+
+class SignDescent(torch.optim.Optimizer):
+    """Steps of the learning rate along the signs of the gradient."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:  # a frozen one has none
+                    p.sub_(p.grad.sign(), alpha=group["lr"])
+
+
+NETWORK_SOLVERS["signs"] = Solver(SignDescent)
+GLM_SOLVERS["signs"] = Solver(SignDescent, learning_rate=0.01)
 
 
 # [parallel]

@@ -4,6 +4,7 @@ They are judged by the tests of the built-in ones, called with the extensions' n
 """
 
 import importlib
+import pickle
 import sys
 
 import numpy as np
@@ -34,15 +35,16 @@ from sklearn_margdrop.layers import ACTIVATIONS, linearize
 from sklearn_margdrop.networks import trace
 from sklearn_margdrop.noise import NOISE_MODELS, Dropout, Noise
 from sklearn_margdrop.penalties import diagonal, quadratic
+from sklearn_margdrop.training.solvers import GLM_SOLVERS, NETWORK_SOLVERS
 
-NOISE, FAMILY, ACTIVATION = "gaussian-dropout", "proportion", "softplus"
+NOISE, FAMILY, ACTIVATION, SOLVER = "gaussian-dropout", "proportion", "softplus", "signs"
 PENALTIES = pytest.mark.parametrize("penalty", [diagonal, quadratic])
 
 
 @pytest.fixture(autouse=True, scope="module")
 def extensions():
     """The module, whose names other tests are not to see in the registries."""
-    registries = NOISE_MODELS, FAMILIES, ACTIVATIONS
+    registries = NOISE_MODELS, FAMILIES, ACTIVATIONS, NETWORK_SOLVERS, GLM_SOLVERS
     before = [dict(registry) for registry in registries]
     yield importlib.import_module("extensions")
     del sys.modules["extensions"]
@@ -213,6 +215,19 @@ def test_shares_that_are_all_one(shares):
     assert model.predict(X).min() > 0.99
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_solver_fits_networks_and_linear_models(iris):
+    options = {"solver": SOLVER, "max_iter": 50, "random_state": 0}
+    network = MarginalizedDropoutClassifier(learning_rate_init=0.01, **options).fit(*iris)
+    linear = MarginalizedDropoutGLMClassifier(**options).fit(*iris)
+    for model in (network, linear):
+        assert type(model.net_.optimizer_).__name__ == "SignDescent"
+        assert model.score(*iris) > 0.85
+    linear.partial_fit(*iris)
+    again = pickle.loads(pickle.dumps(linear))
+    assert_array_equal(again.partial_fit(*iris).coef_, linear.partial_fit(*iris).coef_)
+
+
 # [errors]
 def test_what_a_user_sees_who_forgot_something(iris, shares):
     class Nameless(Noise):  # which has no name is not registered
@@ -227,6 +242,10 @@ def test_what_a_user_sees_who_forgot_something(iris, shares):
         MarginalizedDropoutClassifier(activation="gelu").fit(*iris)
     with pytest.raises(NotImplementedError, match=r"No linearisation.*GELU.*@linearize\.register"):
         linearize(nn.GELU(), torch.zeros(1, 2))
+    with pytest.raises(ValueError, match=r"solver.*'signs'"):
+        MarginalizedDropoutClassifier(solver="sings").fit(*iris)
+    with pytest.raises(AttributeError, match=r"set solver to .*or 'signs'"):
+        MarginalizedDropoutGLMClassifier().partial_fit  # noqa: B018
     X, share, trials = shares
     with pytest.raises(ValueError, match=r"family must be one of \[.*'proportion'\]"):
         MarginalizedDropoutGLMRegressor(family="binomial").fit(X, share)

@@ -7,8 +7,8 @@ from oracles import make_targets, randn
 from sklearn.metrics import log_loss, mean_poisson_deviance, mean_squared_error
 from torch.autograd.functional import hessian
 
-from sklearn_margdrop import products
 from sklearn_margdrop.families import FAMILIES
+from sklearn_margdrop.numerics import products
 
 N, K = 5, 4
 

@@ -129,7 +129,7 @@ def learned(model):
     """All that later calls depend on, without the seconds that an epoch took."""
     state = copy.deepcopy(vars(model))
     net = net_state(state.pop("net_"))
-    for epoch in net["fitted"]["history_"]:
+    for epoch in net["learned"]["fitted"]["history_"]:
         del epoch["dur"]
     del net["callbacks"], net["parameters"]
     parameters = model.get_params(deep=False).keys() - {"random_state"}
