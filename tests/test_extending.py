@@ -244,8 +244,6 @@ def test_what_a_user_sees_who_forgot_something(iris, shares):
         linearize(nn.GELU(), torch.zeros(1, 2))
     with pytest.raises(ValueError, match=r"solver.*'signs'"):
         MarginalizedDropoutClassifier(solver="sings").fit(*iris)
-    with pytest.raises(AttributeError, match=r"set solver to .*or 'signs'"):
-        MarginalizedDropoutGLMClassifier().partial_fit  # noqa: B018
     X, share, trials = shares
     with pytest.raises(ValueError, match=r"family must be one of \[.*'proportion'\]"):
         MarginalizedDropoutGLMRegressor(family="binomial").fit(X, share)

@@ -100,22 +100,16 @@ class MarginalizedNet(PredictingNet):
     """
 
     criterion_: Objective
+    stop_reason_: str
     optimizer_: Any  # torch's, or one of ours
     history: History
-    stop_reason_: str
     best_score_: float | None
-    has_learned_: bool
     ending_: str | None  # the reason to end after the present epoch
     callbacks_: list[tuple[str, Any]]
-    order_generator_: torch.Generator
     final_objective_: float | None
-    record_: Record
-    rates_: LearningRates
-    guard_: ExplosionGuard
     _epoch_batches: Batches | None
     _unlabeled_left: list[slice | Tensor]
     _checkpoint: TrainingCheckpoint | None
-    _in_epoch: bool
     engine_: Engine = Engine()  # that of a fit is the net's until the fit has ended
 
     def __init__(

@@ -134,7 +134,7 @@ def train(name):
 def outcome(model, container, target):
     """What was learned, with the state of the optimiser, and what is predicted, to the bit."""
     X, y = DATA[container], TARGETS[target]
-    known = net_state(model.net_)
+    known = net_state(model.net_)["learned"]
     learned = {name: known[name] for name in ("weights", "optimizer", "noise", "order")}
     methods = ("predict", "predict_proba", "predict_log_proba", "decision_function")
     predicted = [getattr(model, name)(X) for name in methods if hasattr(model, name)]
