@@ -36,14 +36,9 @@ class Solver:
 
     Examples
     --------
-    >>> import torch
-    >>> from sklearn_margdrop import MarginalizedDropoutClassifier
-    >>> from sklearn_margdrop.training.solvers import NETWORK_SOLVERS, Solver
-    >>> NETWORK_SOLVERS["nadam"] = Solver(torch.optim.NAdam)
-    >>> net = MarginalizedDropoutClassifier(solver="nadam", max_iter=2, tol=9.0)
-    >>> type(net.fit([[0.0], [1.0]], [0, 1]).net_.optimizer_).__name__
-    'NAdam'
-    >>> del NETWORK_SOLVERS["nadam"]
+    >>> from sklearn_margdrop.training.solvers import GLM_SOLVERS
+    >>> GLM_SOLVERS["lbfgs"].full_batch, GLM_SOLVERS["sgd"].learning_rate
+    (True, 0.1)
     """
 
     optimizer: type
