@@ -21,7 +21,7 @@ from sklearn_margdrop.families import Family
 from sklearn_margdrop.layers import ACTIVATIONS, Elementwise, Identity, Mask, linearize
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import Noise
-from sklearn_margdrop.numerics.products import linear, multiply, squared
+from sklearn_margdrop.numerics.products import linear, matmul, mixed_square
 
 #: Takes derivatives with respect to mean and variance back; None where there is none.
 Back: TypeAlias = Callable[..., tuple[Tensor | None, Tensor | None]]
@@ -141,21 +141,21 @@ def _affine(layer: nn.Linear, z: Tensor, variance: Tensor | None, first: bool) -
     weight = layer.weight
     out, out_variance = linear(z, weight, layer.bias), None
     if variance is not None:
-        square = squared(weight)
+        square = mixed_square(weight, weight.numel())
         variance = variance.to(square.dtype)
-        out_variance = multiply(variance, square.mT).to(z.dtype)
+        out_variance = matmul(variance, square.mT).to(z.dtype)
 
     def back(grad: Tensor, grad_v: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        to_weight = multiply(grad.mT, z)
+        to_weight = matmul(grad.mT, z)
         if grad_v is not None and variance is not None:
             grad_v = grad_v.to(square.dtype)
-            to_square = multiply(grad_v.mT, variance).to(z.dtype)
+            to_square = matmul(grad_v.mT, variance).to(z.dtype)
             to_weight.addcmul_(to_square, weight, value=2)
         _accumulate(layer, to_weight, grad)
         if first:
             return None, None
-        to_variance = None if grad_v is None else multiply(grad_v, square).to(z.dtype)
-        return multiply(grad, weight), to_variance
+        to_variance = None if grad_v is None else matmul(grad_v, square).to(z.dtype)
+        return matmul(grad, weight), to_variance
 
     return out, out_variance, back
 
@@ -184,9 +184,9 @@ def _output(
         to_eta, grad_v, to_weight = back(penalty_weight, not first)
         if to_eta is not None:
             grad += to_eta
-    to_weight = multiply(grad.mT, z) if to_weight is None else to_weight.addmm_(grad.mT, z)
+    to_weight = matmul(grad.mT, z) if to_weight is None else to_weight.addmm_(grad.mT, z)
     _accumulate(layer, to_weight, grad)
-    return loss, penalty, None if first else multiply(grad, weight), grad_v
+    return loss, penalty, None if first else matmul(grad, weight), grad_v
 
 
 def _accumulate(layer: nn.Linear, to_weight: Tensor, to_output: Tensor) -> None:

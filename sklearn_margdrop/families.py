@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sklearn_margdrop.layers import NoisyInput
-from sklearn_margdrop.numerics.products import multiply
+from sklearn_margdrop.numerics.products import matmul
 from sklearn_margdrop.numerics.quadrature import (
     gauss_hermite,
     logsumexp_gap,
@@ -26,7 +26,11 @@ from sklearn_margdrop.numerics.quadrature import (
     softplus_gap,
 )
 from sklearn_margdrop.numerics.sparse import Matrix, SparseMatrix
-from sklearn_margdrop.numerics.spread import centred, split, spread_over_classes
+from sklearn_margdrop.numerics.spread import (
+    centred_over_classes,
+    spread_over_classes,
+    top_and_rest,
+)
 
 #: Takes derivatives back through :meth:`Family.curvature_trace`.
 Back: TypeAlias = Callable[..., tuple[Tensor | None, Tensor | None, Tensor]]
@@ -192,7 +196,7 @@ class _Separate(Family):
         self, eta: Tensor, mean: Tensor, variance: Tensor, weight: Tensor
     ) -> tuple[Tensor, Back]:
         curvature, square = self.curvature(eta), weight * weight
-        pushed = multiply(variance, square.mT)
+        pushed = matmul(variance, square.mT)
 
         def back(
             grad: Tensor, to_variance: bool = True
@@ -202,8 +206,8 @@ class _Separate(Family):
             scaled = grad * curvature
             return (
                 None if slope is None else grad * slope * pushed,
-                multiply(scaled, square) if to_variance else None,
-                multiply(scaled.mT, variance).mul_(weight).mul_(2),
+                matmul(scaled, square) if to_variance else None,
+                matmul(scaled.mT, variance).mul_(weight).mul_(2),
             )
 
         return (curvature * pushed).sum(-1), back
@@ -383,7 +387,7 @@ class Categorical(Family):
         return root[..., :-1], centre
 
     def curvature_trace(self, eta: Tensor, variance: Matrix, weight: Tensor) -> Tensor:
-        at, weight = split(eta), centred(weight)
+        at, weight = top_and_rest(eta), centred_over_classes(weight)
         if isinstance(variance, SparseMatrix):
             _, spread = variance.spread(weight, at.top, at.others, at.left)
         else:
@@ -402,7 +406,7 @@ class Categorical(Family):
         left = others.sum(-1, keepdim=True)
         of_top = weight.index_select(0, top)
         both = torch.cat([weight * weight, weight], -1)
-        squares, total = multiply(others, both).chunk(2, -1)
+        squares, total = matmul(others, both).chunk(2, -1)
         away = torch.addcmul(total, of_top, left, value=-1)
         average = of_top + away
         spread = torch.addcmul(squares, of_top, total, value=-1)
@@ -415,10 +419,10 @@ class Categorical(Family):
             grad = grad.unsqueeze(-1)
             scaled = others * grad
             stacked = torch.cat([variance, (variance * average).mul_(-2)], -1)
-            to_mean = multiply(stacked, both.mT)
+            to_mean = matmul(stacked, both.mT)
             to_eta = (to_mean - (mean * to_mean).sum(-1, keepdim=True)).mul_(scaled)
             to_eta.scatter_(-1, top.unsqueeze(-1), -to_eta.sum(-1, keepdim=True))
-            to_squares, to_weight = multiply(scaled.mT, stacked).chunk(2, -1)
+            to_squares, to_weight = matmul(scaled.mT, stacked).chunk(2, -1)
             to_weight = torch.addcmul(to_weight, to_squares, weight, value=2)
             by_top = (variance * away).mul_(grad * (left - 1))
             if top.device.type == "cpu":
@@ -436,7 +440,7 @@ class Categorical(Family):
         row so that the second order is the exact one. The expectation over them is a mean over
         fixed nodes in logit space.
         """
-        at, weight = split(eta), centred(noise.weight)
+        at, weight = top_and_rest(eta), centred_over_classes(noise.weight)
         if isinstance(noise.variance, SparseMatrix):
             variance, spread = noise.variance.spread(weight, at.top, at.others, at.left)
         else:

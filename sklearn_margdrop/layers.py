@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.numerics.memory import blocks
-from sklearn_margdrop.numerics.products import product, squared_product
+from sklearn_margdrop.numerics.products import mixed_matmul, squared_linear
 from sklearn_margdrop.numerics.sparse import Matrix, SparseMatrix
 
 
@@ -39,11 +39,11 @@ class Affine(NamedTuple):
 
     def pull_back(self, cotangent: Tensor) -> Tensor:
         """(..., out) -> (..., in): the cotangent times the Jacobian."""
-        return product(cotangent, self.weight)
+        return mixed_matmul(cotangent, self.weight)
 
     def push_variance(self, variance: Matrix) -> Tensor:
         """(..., in) -> (..., out): the outputs' variances for independent inputs."""
-        return squared_product(variance, self.weight)
+        return squared_linear(variance, self.weight)
 
 
 class Elementwise(NamedTuple):
@@ -115,9 +115,7 @@ class NoisyInput(NamedTuple):
 
     def output_variance(self, weight: Tensor | None = None) -> Tensor:
         """The variance of each output, (n_samples, K) or one row for all samples."""
-        return squared_product(
-            self.variance, self.weight if weight is None else weight, exact=True
-        )
+        return squared_linear(self.variance, self.weight if weight is None else weight, exact=True)
 
     def output_cumulant(self) -> Tensor:
         """Log E exp(eta~ - eta) of each output, shape (n_samples, K) or one row for all.

@@ -26,8 +26,9 @@ from sklearn_margdrop.layers import Affine, NoisyInput
 from sklearn_margdrop.networks import Trace
 from sklearn_margdrop.noise import random_int16
 from sklearn_margdrop.numerics.memory import slice_length
-from sklearn_margdrop.numerics.products import product, sum_of_squares
+from sklearn_margdrop.numerics.products import mixed_matmul, sum_of_squares
 from sklearn_margdrop.numerics.sparse import Matrix
+from sklearn_margdrop.numerics.torch_private import is_transformed
 
 #: With more rows than this, writing U out costs more than the elementwise form of its product.
 _MAX_DENSE_ROWS = 128
@@ -83,14 +84,14 @@ def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Ten
     n_rows = family.curvature_rank(len(weight)) if probes is None else probes.shape[-1]
     affine = (each.weight for each in trace.jacobians[first:] if isinstance(each, Affine))
     size = n_rows
-    if not _is_transformed():
+    if not is_transformed():
         size = slice_length(n_rows, trace.eta[..., 0].numel() * pulled_width(affine), trace.eta)
     if probes is not None:
         pull = _combinations(*family.curvature_rows(trace.eta), weight, probes)
     elif size < n_rows or n_rows > _MAX_DENSE_ROWS:
         pull = _factor_rows(*family.curvature_rows(trace.eta), weight)
     else:
-        return _sweep(trace, first, product(family.curvature_factor(trace.eta), weight))
+        return _sweep(trace, first, mixed_matmul(family.curvature_factor(trace.eta), weight))
     if size == n_rows:
         return _sweep(trace, first, pull(slice(0, n_rows)))
 
@@ -129,11 +130,6 @@ def pulled_width(weights: Iterable[Tensor]) -> int:
     """
     weights = list(weights)
     return len(weights[-1]) + 2 * sum(weight.shape[-1] for weight in weights)
-
-
-def _is_transformed() -> bool:
-    """Whether a compiler or a function transform looks on, neither of which can cut."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def _sweep(trace: Trace, first: int, cotangents: Tensor) -> Tensor:
@@ -330,7 +326,7 @@ def _factor_rows(scale: Tensor, centre: Tensor | None, weight: Tensor) -> Pull:
     def pull(rows: slice) -> Tensor:
         each: Tensor = weight[: scale.shape[-1]][rows]
         if centre is not None:
-            each = each - product(centre, weight).unsqueeze(-2)
+            each = each - mixed_matmul(centre, weight).unsqueeze(-2)
         return scale[..., rows].unsqueeze(-1) * each
 
     return pull
@@ -346,11 +342,11 @@ def _combinations(scale: Tensor, centre: Tensor | None, weight: Tensor, probes: 
     rows = F.pad(weight[:rank], (0, 0, 0, missing)).unflatten(0, (size, n_probes)).transpose(0, 1)
 
     def pull(chosen: slice) -> Tensor:
-        combined = product(signed[chosen], rows[chosen]).transpose(0, 1)
+        combined = mixed_matmul(signed[chosen], rows[chosen]).transpose(0, 1)
         if centre is None:
             return combined
         total = scaled.sum(-2)[:, chosen].unsqueeze(-1)
-        return torch.baddbmm(combined, total, product(centre, weight).unsqueeze(-2), alpha=-1)
+        return torch.baddbmm(combined, total, mixed_matmul(centre, weight).unsqueeze(-2), alpha=-1)
 
     return pull
 

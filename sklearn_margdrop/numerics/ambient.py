@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from sklearn_margdrop.numerics.torch_private import has_function_modes, has_saving_hooks
+
 T = TypeVar("T")
 
 #: The kinds of devices that fits run on, each of which has an autocast of its own.
@@ -89,9 +91,9 @@ def _corrections() -> Iterator[AbstractContextManager[Any]]:
             yield torch.autocast(kind, enabled=False)
     # A default device is a mode of functions. To ask for the device itself takes longer, and
     # fails where there is no such device.
-    if torch._C._len_torch_function_stack() > 0:
+    if has_function_modes():
         yield torch.device("cpu")
-    if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+    if has_saving_hooks():
         yield saved_tensors_hooks(_same, _same)
     if _SMALLEST_NORMAL / 2 == 0:
         yield _with_denormals()

@@ -98,7 +98,7 @@ class CPUKernel:
             return map(function, blocks)
         return self._pool.map(function, blocks)
 
-    def multiply(self, weight: Tensor) -> Tensor:
+    def matmul(self, weight: Tensor) -> Tensor:
         w = _as_numpy(weight)
         out = np.empty((self.n_rows, *w.shape[1:]), dtype=w.dtype)
 
@@ -110,7 +110,7 @@ class CPUKernel:
             pass
         return self._scaled(torch.from_numpy(out))
 
-    def multiply_transposed(self, grad: Tensor) -> Tensor:
+    def transposed_matmul(self, grad: Tensor) -> Tensor:
         g = _as_numpy(grad)
 
         def times(block: Block) -> Tensor:
@@ -134,10 +134,10 @@ class GPUKernel:
         scaled = (with_data(m, m.data * factor) for m in matrices)
         self.pairs = [(_as_torch(x, device), _as_torch(csr_array(x.T), device)) for x in scaled]
 
-    def multiply(self, weight: Tensor) -> Tensor:
+    def matmul(self, weight: Tensor) -> Tensor:
         return torch.cat([x @ weight for x, _ in self.pairs])
 
-    def multiply_transposed(self, grad: Tensor) -> Tensor:
+    def transposed_matmul(self, grad: Tensor) -> Tensor:
         parts = grad.split([x.shape[0] for x, _ in self.pairs])
         products = (xt @ part for (_, xt), part in zip(self.pairs, parts, strict=True))
         total: Tensor = functools.reduce(torch.add, products)

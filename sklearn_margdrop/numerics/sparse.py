@@ -81,7 +81,7 @@ class SparseMatrix:
         return torch.zeros(*shape, dtype=self.dtype, device=self.device)
 
     def __matmul__(self, weight: Tensor) -> Tensor:
-        product: Tensor = _Product.apply(self, weight)
+        product: Tensor = _Matmul.apply(self, weight)
         return product
 
     @property
@@ -120,7 +120,7 @@ class SparseMatrix:
                 self._mapped[function] = (
                     SparseMatrix(self.matrices, self.device, float(at_one))
                     if self._is_binary()
-                    else self._with_values(function)
+                    else self._applied(function)
                 )
             elif at_zero == at_one:
                 self._mapped[function] = self.new_zeros(1, self.shape[1]) + at_zero.to(self.device)
@@ -132,9 +132,9 @@ class SparseMatrix:
         """``function``, which has to keep zeros, of the stored values, drawn anew in each call."""
         if function(torch.zeros(1, dtype=self.dtype, device="cpu")).any():
             raise NotImplementedError("A function of a sparse matrix must keep zeros.")
-        return self._with_values(function)
+        return self._applied(function)
 
-    def _with_values(self, function: Map) -> SparseMatrix:
+    def _applied(self, function: Map) -> SparseMatrix:
         matrices = [
             with_data(m, function(torch.from_numpy(m.data * self.factor)).numpy())
             for m in self.matrices
@@ -274,18 +274,18 @@ class Transposed(NamedTuple):
     matrix: SparseMatrix
 
     def __matmul__(self, other: Tensor) -> Tensor:
-        return self.matrix._kernel.multiply_transposed(other)
+        return self.matrix._kernel.transposed_matmul(other)
 
 
-class _Product(torch.autograd.Function):
+class _Matmul(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, matrix: SparseMatrix, weight: Tensor) -> Tensor:
         ctx.matrix = matrix
-        return matrix._kernel.multiply(weight)
+        return matrix._kernel.matmul(weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        return None, ctx.matrix._kernel.multiply_transposed(grad)
+        return None, ctx.matrix.mT @ grad
 
 
 class _SumOverValues(torch.autograd.Function):
@@ -329,7 +329,7 @@ class _Spread(torch.autograd.Function):
         ctx: Any, matrix: SparseMatrix, weight: Tensor, top: Tensor, others: Tensor, left: Tensor
     ) -> tuple[Tensor, Tensor]:
         columns = weight.mT.contiguous()
-        squares = matrix._kernel.multiply(columns.square())
+        squares = matrix._kernel.matmul(columns.square())
         means, aways = [], []
         spread, by_left, cross = (matrix.new_zeros(len(matrix)) for _ in range(3))
         for value, column, row in matrix.value_blocks(len(weight)):
@@ -357,13 +357,13 @@ class _Spread(torch.autograd.Function):
     ) -> tuple[None, Tensor, None, Tensor, Tensor]:
         columns, top, others, left, squares, by_left, cross = ctx.saved_tensors
         grad, left = grad.unsqueeze(-1), left.unsqueeze(-1)
-        by_others = squares - 2 * ctx.means._kernel.multiply(columns)
+        by_others = squares - 2 * ctx.means._kernel.matmul(columns)
         by_others += squares.gather(1, top) + 2 * left * cross.unsqueeze(-1)
         shares = grad * others
         of_top = torch.zeros_like(shares).scatter_(1, top, grad * (1 - left))
-        by_columns = columns * ctx.matrix._kernel.multiply_transposed(grad_squares + shares)
-        by_columns -= ctx.means._kernel.multiply_transposed(shares)
-        by_columns -= ctx.aways._kernel.multiply_transposed(of_top)
+        by_columns = columns * (ctx.matrix.mT @ (grad_squares + shares))
+        by_columns -= ctx.means.mT @ shares
+        by_columns -= ctx.aways.mT @ of_top
         by_others = (grad * by_others).scatter_(1, top, 0.0)
         return None, 2 * by_columns.mT, None, by_others, -grad[:, 0] * by_left
 

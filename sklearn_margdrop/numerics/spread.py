@@ -12,13 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sklearn_margdrop.numerics.products import squared_product
+from sklearn_margdrop.numerics.products import squared_linear
 
 #: With more classes than this, their pairs cost more than the products they replace.
 _MAX_PAIRED_CLASSES = 16
 
 
-class Split(NamedTuple):
+class TopAndRest(NamedTuple):
     """A prediction, as its most probable class and what it leaves to the others.
 
     With m and V the mean and the variance of w_k over the other classes, the variance over all
@@ -39,28 +39,28 @@ class Split(NamedTuple):
     left: Tensor
 
 
-def split(eta: Tensor) -> Split:
-    """The split of the prediction with the logits `eta` of shape (n_samples, K)."""
+def top_and_rest(eta: Tensor) -> TopAndRest:
+    """The parts of the prediction with the logits `eta` of shape (n_samples, K)."""
     top = eta.argmax(-1, keepdim=True)
     is_top = torch.arange(eta.shape[-1], device=eta.device) == top
     logits = eta.masked_fill(is_top, -math.inf)
     margin = eta.gather(-1, top).squeeze(-1) - logits.logsumexp(-1)
-    return Split(top, logits.softmax(-1), (-margin).sigmoid())
+    return TopAndRest(top, logits.softmax(-1), (-margin).sigmoid())
 
 
-def centred(weight: Tensor) -> Tensor:
+def centred_over_classes(weight: Tensor) -> Tensor:
     """Weights (K, width) about their mean over the classes, which no probability depends on."""
     return weight - weight.mean(-2, keepdim=True)
 
 
 def spread_over_classes(
-    at: Split, variance: Tensor, weight: Tensor, separate: Tensor | None = None
+    at: TopAndRest, variance: Tensor, weight: Tensor, separate: Tensor | None = None
 ) -> Tensor:
     """The noise variance of the logits that the curvature sees, per unit of `left`.
 
     Parameters
     ----------
-    at : Split
+    at : TopAndRest
         Of the predictions.
     variance : Tensor of shape (n_samples, width) or (1, width)
         v, that of the noise at the input of the output layer.
@@ -81,7 +81,7 @@ def spread_over_classes(
         first, second = torch.triu_indices(n_classes, n_classes, 1, device=top.device)
         eye = torch.eye(n_classes, dtype=weight.dtype, device=weight.device)
         first, second = eye[first], eye[second]  # products with these select, fast both ways
-        pairs = squared_product(variance, (first - second) @ weight, exact=True)
+        pairs = squared_linear(variance, (first - second) @ weight, exact=True)
         chosen = eye[top.squeeze(-1)]
         with_top = (others @ first.mT) * (chosen @ second.mT)
         with_top = with_top + (chosen @ first.mT) * (others @ second.mT)
@@ -89,7 +89,7 @@ def spread_over_classes(
         left = left.unsqueeze(-1)
         return (((1 - left) * with_top + left * rest) * pairs).sum(-1)
     if separate is None:
-        separate = squared_product(variance, weight, exact=True)
+        separate = squared_linear(variance, weight, exact=True)
     if variance.shape[-2] == 1:  # the same for all rows, whose number may be large
         products = (weight * variance) @ weight.mT
         means = others @ products

@@ -7,6 +7,8 @@ from typing import Any
 
 from skorch.callbacks import LRScheduler
 
+from sklearn_margdrop.numerics.torch_private import set_last_rates
+
 
 class LearningRates:
     """What remains of a net's learning rates when a call ends.
@@ -57,7 +59,7 @@ class LearningRates:
                 scheduler.load_state_dict(state)
                 if hasattr(scheduler, "base_lrs"):
                     scheduler.base_lrs = [group["initial_lr"] for group in groups]
-                scheduler._last_lr = list(self.last)
+                set_last_rates(scheduler, self.last)
                 for group, rate in zip(groups, self.last, strict=True):
                     group["lr"] = rate
         self.last = None

@@ -11,8 +11,8 @@ from sklearn_margdrop.numerics import products
 from sklearn_margdrop.penalties import diagonal, quadratic
 
 CASES = {
-    "product": (products.product, lambda a, w: a @ w, (4, 3)),
-    "squared_product": (products.squared_product, lambda v, w: v @ (w * w).T, (3, 4)),
+    "mixed_matmul": (products.mixed_matmul, lambda a, w: a @ w, (4, 3)),
+    "squared_linear": (products.squared_linear, lambda v, w: v @ (w * w).T, (3, 4)),
     "sum_of_squares": (products.sum_of_squares, lambda c: (c * c).sum(-2), None),
 }
 
@@ -26,7 +26,7 @@ def inputs(weight_shape, leading):
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_derivatives(name, leading):
     function, plain, weight_shape = CASES[name]
-    # `squared_product` takes w of shape (m, p) for v of shape (..., p), `product` the reverse.
+    # `squared_linear` takes w of shape (m, p) for v of shape (..., p), `mixed_matmul` the reverse.
     arguments = inputs(weight_shape, leading)
     torch.testing.assert_close(function(*arguments), plain(*arguments), rtol=1e-12, atol=1e-12)
     assert torch.autograd.gradcheck(function, arguments)
@@ -44,7 +44,7 @@ def low_precision(request, monkeypatch):
     return request.param
 
 
-@pytest.mark.parametrize("name", ["product", "squared_product"])
+@pytest.mark.parametrize("name", ["mixed_matmul", "squared_linear"])
 def test_only_large_float32_matrices_lose_precision(name, low_precision):
     function, plain, (m, p) = CASES[name]
 
@@ -83,7 +83,7 @@ def test_gradient_of_the_penalty_in_float32(penalty, low_precision):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("transposed", [True, False])
 @pytest.mark.parametrize("large", [True, False])
-def test_linear_and_multiply(shape, bias, transposed, large, monkeypatch):
+def test_linear_and_matmul(shape, bias, transposed, large, monkeypatch):
     """Through oneDNN, where it is there and the product is large, and without it."""
     monkeypatch.setattr(products, "_MIN_MULTIPLICATIONS", 2**20 if large else 2**40)
     x = randn(*shape, dtype=torch.float32)
@@ -102,7 +102,7 @@ def test_linear_and_multiply(shape, bias, transposed, large, monkeypatch):
             assert error < 1e-5
     with torch.no_grad():
         torch.testing.assert_close(products.linear(x, w, b), exact.detach(), **close)
-        torch.testing.assert_close(products.multiply(x, w.T), (x.double() @ w.T.double()), **close)
+        torch.testing.assert_close(products.matmul(x, w.T), (x.double() @ w.T.double()), **close)
 
 
 def test_linear_leaves_frozen_parameters_alone():

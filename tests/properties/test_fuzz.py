@@ -153,6 +153,6 @@ def test_sparse_products_that_overflow_do_not_warn(recwarn):
     kernel = CPUKernel([matrix[:1], matrix[1:]], 1.0, torch.device("cpu"))
     kernel.transposed = [(rows, sp.csc_array(block.T)) for rows, block in kernel.blocks]
     assert len(kernel.transposed) == 2
-    product = kernel.multiply_transposed(torch.full((2, 1), 1e300, dtype=torch.float64))
+    product = kernel.transposed_matmul(torch.full((2, 1), 1e300, dtype=torch.float64))
     assert product[:, 0].isnan().tolist() == [True, False]
     assert not recwarn

@@ -1,0 +1,109 @@
+"""What torch keeps private and the package needs, each behind a test of what it does.
+
+A release of torch may rename or change any of it. The first use of each function tries what it
+stands on. Where that is not what it was, the function falls back on what is slower but public.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+
+def _holds(check: Callable[[], bool]) -> Callable[[], bool]:
+    """A check that runs once; what raises does not hold."""
+
+    @functools.cache
+    @functools.wraps(check)
+    def holds() -> bool:
+        try:
+            return bool(check())
+        except Exception:  # a private name may fail in any way
+            return False
+
+    return holds
+
+
+def onednn_linear(a: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``a @ weight.T + bias`` by oneDNN, through the operator that torch.compile calls it by.
+
+    Only where :func:`has_onednn_linear`.
+    """
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(a, weight, bias, "none", [], "")
+    return out
+
+
+@_holds
+def has_onednn_linear() -> bool:
+    """Whether :func:`onednn_linear` computes what it is to."""
+    a, weight, bias = (
+        torch.tensor(values, dtype=torch.float32, device="cpu")
+        for values in ([[[1, 2], [3, 4]]], [[1, 0], [0, 2], [1, 1]], [0, 0, 5])
+    )
+    products = [onednn_linear(a, weight, each).tolist() for each in (bias, None)]
+    return products == [[[[1, 4, 8], [3, 8, 12]]], [[[1, 4, 3], [3, 8, 7]]]]
+
+
+def is_transformed() -> bool:
+    """Whether a compiler or a function transform of ``torch.func`` traces what is computed.
+
+    Both have rules for torch's public operators alone, and cannot follow decisions on the number
+    of rows. Also true where torch does not tell.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or not _tells_transforms()
+        or torch._C._are_functorch_transforms_active()
+    )
+
+
+@_holds
+def _tells_transforms() -> bool:
+    seen = []
+
+    def look(x: Tensor) -> Tensor:
+        seen.append(torch._C._are_functorch_transforms_active())
+        return x
+
+    torch.func.vmap(look)(torch.zeros(1, dtype=torch.float32, device="cpu"))
+    return seen == [True]
+
+
+def has_function_modes() -> bool:
+    """Whether a mode of functions, a default device say, is on; true if torch does not tell."""
+    return not _tells_function_modes() or torch._C._len_torch_function_stack() > 0
+
+
+@_holds
+def _tells_function_modes() -> bool:
+    outside = torch._C._len_torch_function_stack()
+    with torch.device("cpu"):
+        return bool(torch._C._len_torch_function_stack() == outside + 1)
+
+
+def has_saving_hooks() -> bool:
+    """Whether hooks change what is saved for backward passes; true if torch does not tell."""
+    return (
+        not _tells_saving_hooks()
+        or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    )
+
+
+@_holds
+def _tells_saving_hooks() -> bool:
+    with saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
+        return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
+def set_last_rates(scheduler: Any, rates: Sequence[float]) -> None:
+    """Let ``scheduler.get_last_lr()`` be `rates`, until the scheduler's next step.
+
+    Where torch keeps them under another name, they are those of the last call until then. That
+    is in the record alone, not in the training.
+    """
+    scheduler._last_lr = list(rates)
