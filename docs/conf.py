@@ -15,6 +15,7 @@ import choices
 import mnist_tables
 import text_tables
 
+from sklearn_margdrop.methods import METHODS
 from sklearn_margdrop.noise import NOISE_MODELS
 
 project = "sklearn_margdrop"
@@ -143,6 +144,16 @@ def write_noise_table(app):
     write(app, "noise.inc", cells.restructured("", *rows[:1], rows[1:]))
 
 
+def write_method_table(app):
+    """A row for each method: its name, what it is, and the estimators that take it."""
+    rows = [
+        (f'`"{name}"`', m.summary, *("yes" if b else "" for b in (m.for_networks, m.for_glms)))
+        for name, m in METHODS.items()
+    ]
+    head = "method", "what it is", "networks", "GLMs"
+    write(app, "methods.inc", cells.restructured("", head, rows))
+
+
 def write_results(app):
     """The tables of both papers, as far as their cells are stored, and Figure 1."""
     for module in (mnist_tables, text_tables):
@@ -168,5 +179,6 @@ def write_choices(app):
 
 def setup(app):
     app.connect("builder-inited", write_noise_table)
+    app.connect("builder-inited", write_method_table)
     app.connect("builder-inited", write_results)
     app.connect("builder-inited", write_choices)

@@ -117,6 +117,30 @@ def apply_elementwise(x: Matrix, function: Callable[[Tensor], Tensor]) -> Matrix
     return x.map(function) if isinstance(x, SparseMatrix) else function(x)
 
 
+class Site(NamedTuple):
+    """A place where noise may enter a network.
+
+    Parameters
+    ----------
+    number : int
+        0 is the input, l the output of hidden layer l.
+    width : int
+        The number of its features or units.
+    noise : Noise or None
+        What makes it noisy, if anything does.
+    position : int
+        That of the layer that it enters, among all the layers of the network.
+    layers : tuple of torch.nn.Module
+        The linear layer and the activation function whose output it is; none at the input.
+    """
+
+    number: int
+    width: int
+    noise: Noise | None
+    position: int
+    layers: tuple[nn.Module, ...]
+
+
 class _Linear(nn.Linear):
     centre: Tensor | None
 
@@ -196,7 +220,7 @@ class NoisyNetwork(nn.Module):
             affine = _Linear(fan_in, fan_out, centred, **options)
             layers += [affine, ACTIVATIONS[activation]()]
         self.layers = nn.ModuleList(layers[:-1])
-        # Hidden layer l ends at layer 2l - 1, so what enters layer 2l is its output.
+        # By the position of the layer that it enters, as `trace` takes it.
         self.noise = {2 * s: model for s, model in noise.items() if not model.is_null}
         self.input_scale = input_scale
         with torch.no_grad():
@@ -213,6 +237,24 @@ class NoisyNetwork(nn.Module):
     def linears(self) -> list[nn.Linear]:
         """The layers with parameters."""
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+
+    @property
+    def sites(self) -> list[Site]:
+        """The places where noise may enter, from the input on."""
+        # Linear layers and activation functions alternate, so that site l enters layer 2l.
+        layers = tuple(self.layers)
+        return [
+            Site(p // 2, linear.in_features, self.noise.get(p), p, layers[max(0, p - 2) : p])
+            for p, linear in enumerate(layers)
+            if isinstance(linear, nn.Linear)
+        ]
+
+    @property
+    def noisy_linears(self) -> list[nn.Linear]:
+        """The layers with parameters from the first noisy site on."""
+        first = min(self.noise, default=len(self.layers))
+        layers = list(self.layers)[first:]
+        return [layer for layer in layers if isinstance(layer, nn.Linear)]
 
     @property
     def centre(self) -> Tensor | None:

@@ -11,20 +11,12 @@ from torch import Tensor, nn
 
 from sklearn_margdrop.backprop import backpropagate, is_known
 from sklearn_margdrop.families import Family
+from sklearn_margdrop.methods import METHODS
 from sklearn_margdrop.networks import NoisyNetwork, apply_elementwise
 from sklearn_margdrop.numerics.memory import blocks, slice_length
 from sklearn_margdrop.numerics.sparse import Matrix, SparseMatrix, sums_about
-from sklearn_margdrop.penalties import (
-    diagonal,
-    draw_probes,
-    moments,
-    pulled_width,
-    quadratic,
-)
+from sklearn_margdrop.penalties import draw_probes, pulled_width
 from sklearn_margdrop.weighting import WeightedRows
-
-#: How the expectation over the noise is evaluated.
-METHODS = ("diagonal", "quadratic", "moments", "sampling")
 
 
 class Terms(NamedTuple):
@@ -50,11 +42,11 @@ class Objective(nn.Module):
     ----------
     family : Family
         That of the output.
-    method : {"diagonal", "quadratic", "moments", "sampling"}
-        How the expectation over the noise is evaluated. `"sampling"` noises the loss itself and
-        leaves the penalty at zero. When there are unlabelled rows, it adds the sampled
-        divergence of the noisy from the clean prediction to the clean loss instead, which needs
-        no label.
+    method : str
+        How the expectation over the noise is evaluated: a name in
+        :data:`~sklearn_margdrop.methods.METHODS`. `"sampling"` noises the loss itself and leaves
+        the penalty at zero. When there are unlabelled rows, it adds the sampled divergence of the
+        noisy from the clean prediction to the clean loss instead, which needs no label.
     n_probes : int, default=None
         Random combinations of the curvature's rows that `"quadratic"` pulls back; None
         pulls back all of them.
@@ -146,33 +138,28 @@ class Objective(nn.Module):
     def _slices(
         self, network: NoisyNetwork, rows: WeightedRows, generator: torch.Generator | None
     ) -> Iterable[WeightedRows]:
-        x, last = rows.x, len(network.layers) - 1
-        noisy_before = bool(network.noise) and min(network.noise) < last
-        if self.method != "quadratic" or not noisy_before or len(x) == 0:
+        x = rows.x
+        noisy = network.noisy_linears if METHODS[self.method].takes_probes else []
+        if len(noisy) < 2 or len(x) == 0:
             return _cut(network, rows)
-        *_, output = network.linears
+        *_, output = noisy
         # The same signs are drawn, however the rows are cut.
         probes = self._probes(len(x), output.weight, generator)
         n_pulled = self.family.curvature_rank(len(output.weight))
         if probes is not None:
             rows, n_pulled = rows._replace(probes=probes), probes.shape[-1]
-        noisy = network.layers[min(network.noise) :]
-        weights = (layer.weight for layer in noisy if isinstance(layer, nn.Linear))
-        size = slice_length(len(x), n_pulled * pulled_width(weights), output.weight)
+        width = pulled_width(layer.weight for layer in noisy)
+        size = slice_length(len(x), n_pulled * width, output.weight)
         return (rows.at(slice(start, start + size)) for start in range(0, len(x), size))
 
     def _noises_loss(self, rows: WeightedRows) -> bool:
         """Whether the loss itself is noised: where all rows are labelled, when sampling."""
-        return self.method == "sampling" and len(rows.x) == len(rows.y)
+        return METHODS[self.method].is_sampled and len(rows.x) == len(rows.y)
 
     def _is_one_pass(self, network: NoisyNetwork, noises_loss: bool) -> bool:
         """Whether :func:`backpropagate` can do it, for dense rows."""
-        # The quadratic penalty of noise at the last site is the diagonal one.
-        last = len(network.layers) - 1
-        is_diagonal = self.method == "diagonal" or (
-            self.method == "quadratic" and network.noise.keys() <= {last}
-        )
-        return (noises_loss or is_diagonal) and is_known(network)
+        has_backprop = noises_loss or METHODS[self.method].has_backprop(network)
+        return has_backprop and is_known(network)
 
     def _sums(
         self,
@@ -198,17 +185,16 @@ class Objective(nn.Module):
         generator: torch.Generator | None,
         probes: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        if self.method == "sampling":
+        method = METHODS[self.method]
+        if method.penalty is None:
             eta = network(x)
             return eta, self.family.divergence(network.sample(x, generator), eta)
         trace = network.trace(x)
-        if self.method == "diagonal":
-            return trace.eta, diagonal(trace, self.family)
-        if self.method == "moments":
-            return trace.eta, moments(trace, self.family)
+        if not method.takes_probes:
+            return trace.eta, method.penalty(trace, self.family)
         if probes is None:
             probes = self._probes(len(x), trace.output.weight, generator)
-        return trace.eta, quadratic(trace, self.family, probes)
+        return trace.eta, method.penalty(trace, self.family, probes)
 
     def _probes(
         self, n_rows: int, weight: Tensor, generator: torch.Generator | None

@@ -99,6 +99,29 @@ def _(layer: nn.AvgPool1d, z):
     return layer(z), Averages(size)
 
 
+# [method]
+from sklearn_margdrop.families import Normal
+from sklearn_margdrop.methods import Method, register
+from sklearn_margdrop.penalties import quadratic
+
+
+def tikhonov(trace, family):
+    """What noise adds to a squared error of eta, whatever the family (Bishop, 1995)."""
+    return quadratic(trace, Normal())
+
+
+register(
+    Method(
+        "tikhonov",
+        "second order, with the identity in the place of the curvature",
+        tikhonov,
+        for_networks=True,
+        for_glms=True,
+        second_order=tikhonov,
+    )
+)
+
+
 # [solver]
 from sklearn_margdrop.training.solvers import GLM_SOLVERS, NETWORK_SOLVERS, Solver
 

@@ -6,10 +6,11 @@ from oracles import make_noise, make_targets, randn
 
 from sklearn_margdrop.families import FAMILIES, Categorical, Family
 from sklearn_margdrop.layers import ACTIVATIONS
+from sklearn_margdrop.methods import METHODS
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import NOISE_MODELS, Gaussian, Noise
 from sklearn_margdrop.numerics import memory
-from sklearn_margdrop.objective import METHODS, Objective, Terms, _cut
+from sklearn_margdrop.objective import Objective, Terms, _cut
 from sklearn_margdrop.weighting import WeightedRows
 
 SIZES = [(5, 3), (5, 4, 3), (5, 6, 4, 3)]

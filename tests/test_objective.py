@@ -7,9 +7,10 @@ from oracles import expected, make_targets, randn, weights_of, z_score
 from sklearn.linear_model import Ridge
 
 from sklearn_margdrop.families import FAMILIES, Categorical, Normal
+from sklearn_margdrop.methods import METHODS
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import Dropout, Gaussian
-from sklearn_margdrop.objective import METHODS, Objective
+from sklearn_margdrop.objective import Objective
 from sklearn_margdrop.weighting import WeightedRows
 
 EXACT = {"rtol": 1e-10, "atol": 1e-14}

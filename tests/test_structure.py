@@ -26,14 +26,15 @@ FLOORS = {
     "penalties": 3,
     "backprop": 3,
     "weighting": 3,
-    "objective": 4,
-    "training": 5,
-    "distributed": 6,
-    "export": 6,
-    "estimators": 7,
-    "inspection": 8,
-    "export.converters": 8,
-    "": 8,
+    "methods": 4,
+    "objective": 5,
+    "training": 6,
+    "distributed": 7,
+    "export": 7,
+    "estimators": 8,
+    "inspection": 9,
+    "export.converters": 9,
+    "": 9,
 }
 
 #: Who may know which library.

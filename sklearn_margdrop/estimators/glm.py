@@ -19,6 +19,7 @@ from sklearn_margdrop.estimators.coefficients import Coefficients
 from sklearn_margdrop.estimators.dask_data import partitioned_rows
 from sklearn_margdrop.estimators.validation import check_noise, draw_seed
 from sklearn_margdrop.families import Family
+from sklearn_margdrop.methods import GLM_METHODS
 from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.numerics.devices import to_array
 from sklearn_margdrop.training.batches import Features, Host, Rows
@@ -69,7 +70,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
         **BaseMarginalizedEstimator._parameter_constraints,
         "retain_rate": [Interval(Real, 0, 1, closed="right")],
         "noise_std": [Interval(Real, 0, None, closed="left")],
-        "method": [StrOptions({"moments", "quadratic", "sampling"})],
+        "method": [StrOptions(GLM_METHODS.keys())],
         "fit_intercept": ["boolean"],
         "solver": [StrOptions(GLM_SOLVERS.keys())],
         "n_restarts": [Interval(Integral, 0, None, closed="left")],
@@ -83,9 +84,9 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
 
     def _check_parameters(self) -> None:
         self._noise()
-        if self._solver.full_batch and self.method == "sampling":
+        if self._solver.full_batch and GLM_METHODS[self.method].is_sampled:
             raise ValueError(
-                f"method='sampling' draws new noise in each step, which solver={self.solver!r} "
+                f"method={self.method!r} draws new noise in each step, which solver={self.solver!r} "
                 "cannot follow; set solver to 'sgd' or 'adagrad', or method to 'moments', the "
                 "expectation that sampling estimates."
             )
@@ -161,7 +162,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
         return check_noise(self.noise, (0,), strengths)
 
     def _features(self, X: Host, device: torch.device, dtype: type[np.floating]) -> Features:
-        is_sampled = self.method == "sampling" and not isinstance(X, np.ndarray)
+        is_sampled = GLM_METHODS[self.method].is_sampled and not isinstance(X, np.ndarray)
         if is_sampled and self._noise()[0].variance(torch.zeros(1, dtype=torch.float32)).any():
             raise ValueError(
                 f"noise={self.noise!r} makes sparse X dense, so that it cannot be sampled; "

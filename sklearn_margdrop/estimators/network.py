@@ -28,6 +28,7 @@ from sklearn_margdrop.estimators.weights import WHERE, ReadOnlyList
 from sklearn_margdrop.export.graph import Layers
 from sklearn_margdrop.families import Family
 from sklearn_margdrop.layers import ACTIVATIONS
+from sklearn_margdrop.methods import NETWORK_METHODS
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.numerics.csr import MatrixLike
@@ -79,7 +80,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             StrOptions({"auto"}),
             "array-like",
         ],
-        "method": [StrOptions({"diagonal", "quadratic", "sampling"})],
+        "method": [StrOptions(NETWORK_METHODS.keys())],
         "n_probes": [Interval(Integral, 1, None, closed="left"), None],
         "solver": [StrOptions(NETWORK_SOLVERS.keys()), Hidden(StrOptions(_FULL_BATCH))],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -271,7 +272,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
 
     def _smaller(self, on_gpu: bool) -> list[str]:
         changes = [f"lower batch_size (now {self.batch_size})"]
-        if self.method == "quadratic":
+        if NETWORK_METHODS[self.method].takes_probes:
             set_or_lower = "set" if self.n_probes is None else "lower"
             changes.insert(0, f"{set_or_lower} n_probes (now {self.n_probes})")
         return [*changes, f"lower hidden_layer_sizes (now {self.hidden_layer_sizes})"]
@@ -286,7 +287,8 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         return self.net_.criterion_.family
 
     def _fitted_layers(self) -> Layers:
-        linears, activations = self.net_.module_.linears, list(self.net_.module_.layers)[1::2]
+        linears = self.net_.module_.linears
+        activations = [site.layers[-1] for site in self.net_.module_.sites[1:]]
         weights = [to_array(linear.weight.T) for linear in linears]
         intercepts = [to_array(linear.bias) for linear in linears]
         if (units := self._fitted_units) is not None:
@@ -298,9 +300,9 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         return self.net_.module_
 
     def _fitted_sites(self) -> tuple[list[int], dict[int, Noise]]:
-        noise = self._fitted_network().noise
-        sites = {position // 2: model for position, model in noise.items()}
-        return list(self.net_.module__layer_sizes), sites
+        sites = self.net_.module_.sites
+        noise = {site.number: site.noise for site in sites if site.noise is not None}
+        return list(self.net_.module__layer_sizes), noise
 
     def _last_penalty(self) -> float:
         return self.penalty_curve_[-1]

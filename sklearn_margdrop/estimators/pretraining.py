@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.neural_network import BernoulliRBM
 from torch import nn
 
 from sklearn_margdrop.estimators.validation import draw_seed
-from sklearn_margdrop.networks import NoisyNetwork
+from sklearn_margdrop.networks import NoisyNetwork, Site
 from sklearn_margdrop.notices import warn
 from sklearn_margdrop.numerics.devices import to_tensor
 from sklearn_margdrop.numerics.memory import blocks
@@ -53,12 +54,12 @@ def pretrain(
     data = _stack(parts)
     fitted = []
     *hidden, _ = network.linears
-    for position, linear in enumerate(hidden):
-        if position > 0:
+    for (before, site), linear in zip(pairwise(network.sites), hidden, strict=True):
+        if before.number > 0:
             # A memory map keeps a dtype of its own, and is converted as it is taken.
             features = Features(data, linear.weight.device, False, dtype=rows.features.dtype)
-            data = _output(hidden[position - 1], network.layers[2 * position - 1], features)
-        transformer = _prepare(template, linear.out_features, random_state)
+            data = _output(before, features)
+        transformer = _prepare(template, site.width, random_state)
         _check_range(transformer, data)
         _take_over(linear, transformer.fit(data, None))
         fitted.append(transformer)
@@ -125,7 +126,8 @@ def _take_over(linear: nn.Linear, transformer: Any) -> None:
 
 
 @torch.no_grad()
-def _output(linear: nn.Linear, activation: nn.Module, features: Features) -> np.ndarray:
-    """What a hidden layer makes of its input, in blocks of bounded memory."""
-    cut = blocks(len(features), max(linear.in_features, linear.out_features))
-    return np.concatenate([activation(linear(features.take(b))).cpu().numpy() for b in cut])
+def _output(site: Site, features: Features) -> np.ndarray:
+    """The output of the hidden layer before `site`, in blocks of bounded memory."""
+    layer = nn.Sequential(*site.layers)
+    cut = blocks(len(features), max(features.shape[1], site.width))
+    return np.concatenate([layer(features.take(b)).cpu().numpy() for b in cut])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 import torch
 from numpy.typing import NDArray
@@ -12,14 +11,16 @@ from numpy.typing import NDArray
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.estimators.validation import check_finite
 from sklearn_margdrop.inspection.unwrap import unwrap
-from sklearn_margdrop.networks import Trace, trace
+from sklearn_margdrop.methods import METHODS
+from sklearn_margdrop.networks import NoisyNetwork, Trace
 from sklearn_margdrop.numerics.ambient import neutral
 from sklearn_margdrop.numerics.csr import MatrixLike
 from sklearn_margdrop.numerics.memory import blocks
-from sklearn_margdrop.penalties import diagonal, moments, parts, quadratic
+from sklearn_margdrop.penalties import parts
 from sklearn_margdrop.training.batches import Features, Host
 
-_PENALTIES = {"diagonal": diagonal, "moments": moments, "quadratic": quadratic}
+#: R of shape (n_samples,) of a trace and a family.
+Penalty: TypeAlias = Callable[..., torch.Tensor]
 
 
 @neutral()
@@ -81,8 +82,9 @@ linear models, default=None
     ((150,), True)
     """
     model, rows = unwrap(estimator, X)
-    penalty, family = _PENALTIES[_method(model, method)], model._fitted_family()
-    found = [penalty(t, family) for t in _traces(model, rows, model._keeps_sparse)]
+    (penalty, _), family = _penalties(model, method), model._fitted_family()
+    network = model._fitted_network()
+    found = [penalty(t, family) for t in _traces(model, rows, network, model._keeps_sparse)]
     return check_finite(torch.cat(found), "Penalties").cpu().numpy()
 
 
@@ -146,43 +148,44 @@ linear models, default=None
     {0: (4,), 1: (256,)}
     """
     model, rows = unwrap(estimator, X)
-    name, family = _method(model, method), model._fitted_family()
-    second_order = diagonal if name == "diagonal" else quadratic
+    (penalty, second_order), family = _penalties(model, method), model._fitted_family()
+    network = model._fitted_network()
     totals: dict[int, torch.Tensor] = {}
     n_rows = rows.shape[0]
-    for each in _traces(model, rows, keep_sparse=False):
+    for each in _traces(model, rows, network, keep_sparse=False):
         weight = torch.full_like(each.eta[:, 0], 1 / n_rows)
-        if name == "moments":
-            value = quadratic(each, family)
+        if penalty is not second_order:
+            value = second_order(each, family)
             tiny = torch.finfo(value.dtype).tiny
-            weight = weight * torch.where(value > tiny, moments(each, family) / value, 0.0)
-        for position, part in enumerate(parts(each, family, weight, second_order)):
-            if part is not None:
-                site = position // 2  # what enters layer 2l is the output of hidden layer l
+            weight = weight * torch.where(value > tiny, penalty(each, family) / value, 0.0)
+        found = parts(each, family, weight, second_order)
+        for site, _, _, position, _ in network.sites:
+            if (part := found[position]) is not None:
                 totals[site] = totals[site] + part if site in totals else part
     return {site: check_finite(total, "Penalties").cpu().numpy() for site, total in totals.items()}
 
 
-def _method(estimator: BaseMarginalizedEstimator, method: str | None) -> str:
+def _penalties(estimator: BaseMarginalizedEstimator, name: str | None) -> tuple[Penalty, Penalty]:
+    """The penalty of a method, or its second order if it draws the noise, and its second order."""
     (options,) = estimator._parameter_constraints["method"]
-    allowed = sorted(set(options.options) - {"sampling"})
-    if method is None:
-        method = "quadratic" if estimator.method == "sampling" else estimator.method
-    if method not in allowed:
+    allowed = sorted(each for each in options.options if not METHODS[each].is_sampled)
+    name, known = (estimator.method, options.options) if name is None else (name, allowed)
+    if name not in known:
         raise ValueError(
-            f"method of {type(estimator).__name__} must be one of {allowed}; got {method!r}."
+            f"method of {type(estimator).__name__} must be one of {allowed}; got {name!r}."
         )
-    return method
+    method = METHODS[name]
+    return method.penalty or method.second_order, method.second_order
 
 
-def _traces(estimator: BaseMarginalizedEstimator, X: Host, keep_sparse: bool) -> Iterator[Trace]:
+def _traces(
+    estimator: BaseMarginalizedEstimator, X: Host, network: NoisyNetwork, keep_sparse: bool
+) -> Iterator[Trace]:
     """Traces of blocks of rows, of bounded memory whatever the method."""
-    network = estimator._fitted_network()
     device = network.linears[0].weight.device
     dtype = estimator._dtype()
     features = Features(X, device, resident=False, keep_sparse=keep_sparse, dtype=dtype)
     *hidden, output = network.linears
     width = network.widest * (output.out_features if hidden else 1)
-    run = partial(trace, network.layers, noise=network.noise)
     for block in blocks(len(features), width):
-        yield run(features.take(block))
+        yield network.trace(features.take(block))

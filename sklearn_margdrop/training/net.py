@@ -15,6 +15,7 @@ from skorch.utils import TeeGenerator
 from torch import Tensor
 from torch.utils.data import Subset
 
+from sklearn_margdrop.methods import METHODS
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.objective import Objective, Terms
 from sklearn_margdrop.training.batches import Batches, Rows
@@ -319,7 +320,7 @@ class MarginalizedNet(PredictingNet):
         self.record_.add_loss(self.history, "train_loss", means.objective, len(iterator.rows))
         self.history.record("train_batch_count", len(iterator))
         # Ordinary dropout noises the loss itself: its penalty is in there, but not known.
-        hidden = self.criterion_.method == "sampling" and iterator.rows.unlabeled is None
+        hidden = METHODS[self.criterion_.method].is_sampled and iterator.rows.unlabeled is None
         self.history.record("penalty", math.nan if hidden else means.penalty)
 
     def _validate(self, rows: Rows) -> None:

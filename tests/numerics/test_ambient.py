@@ -28,12 +28,13 @@ from sklearn_margdrop.distributed.partitions import _message, call, pack
 from sklearn_margdrop.estimators import indicators, targets
 from sklearn_margdrop.estimators.dask_data import Part, _bundle
 from sklearn_margdrop.families import FAMILIES
+from sklearn_margdrop.methods import METHODS
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import Dropout
 from sklearn_margdrop.numerics.ambient import neutral, neutral_steps
 from sklearn_margdrop.numerics.csr import _as_torch
 from sklearn_margdrop.numerics.sparse import SparseMatrix
-from sklearn_margdrop.objective import METHODS, Objective
+from sklearn_margdrop.objective import Objective
 from sklearn_margdrop.training.batches import Batches, Features, Rows
 from sklearn_margdrop.training.optimizers import FisherLBFGS
 from sklearn_margdrop.training.state import net_state
