@@ -43,6 +43,15 @@ KNOWN_TO = {
     "skorch": {"training", "distributed"},
 }
 
+#: The modules that may know what other libraries keep private.
+PRIVATE = {"numerics.torch_private", "estimators.sklearn_private"}
+
+#: What the libraries name as if it were private, but ask others to call or to override.
+FOR_OTHERS = {"_get_params_html", "_init_callback_context", "_meta"}
+
+#: Of named tuples, and of the standard library.
+STANDARD = {"_replace", "_getframe"}
+
 
 def name_of(path):
     parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -87,6 +96,38 @@ def test_no_imports_go_in_a_circle():
         for path in MODULES
     }
     graphlib.TopologicalSorter(imported).prepare()  # which raises CycleError
+
+
+def is_private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+@pytest.fixture(scope="module")
+def own_names():
+    """The private names that the package defines."""
+    names = set()
+    for node in (node for path in MODULES for node in ast.walk(ast.parse(path.read_text()))):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names |= {node.attr} if ast.unparse(node.value) in ("self", "cls") else set()
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_what_libraries_keep_private_stands_in_one_place(path, own_names):
+    if name_of(path) in PRIVATE:
+        return
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and not node.module.startswith("sklearn_margdrop"):
+            names = [*node.module.split("."), *(alias.name for alias in node.names)]
+            found |= {name for name in names if is_private(name)}
+        elif isinstance(node, ast.Attribute) and is_private(node.attr):
+            found |= {node.attr} - own_names
+    assert found <= FOR_OTHERS | STANDARD
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -13,10 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
-from sklearn.base import _fit_context
+from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin, with_callbacks
-from sklearn.utils import _safe_indexing
-from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_margdrop.distributed.collections import is_dask
@@ -27,7 +25,13 @@ from sklearn_margdrop.distributed.data_parallel import (
 )
 from sklearn_margdrop.estimators.atomic import Atomic, Outcome
 from sklearn_margdrop.estimators.ending import Ending
-from sklearn_margdrop.estimators.html import DiagramMixin
+from sklearn_margdrop.estimators.html import Outline, with_network
+from sklearn_margdrop.estimators.sklearn_private import (
+    Interval,
+    checks_parameters,
+    has_callbacks,
+    safe_indexing,
+)
 from sklearn_margdrop.estimators.validation import (
     check_magnitudes,
     check_range,
@@ -37,7 +41,8 @@ from sklearn_margdrop.estimators.validation import (
     unlike_labelled,
     validated,
 )
-from sklearn_margdrop.export.mixin import ExportMixin
+from sklearn_margdrop.export.graph import Layers, write_onnx
+from sklearn_margdrop.families import Family
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.numerics.ambient import neutral
 from sklearn_margdrop.numerics.csr import MatrixLike
@@ -82,7 +87,7 @@ class Data(NamedTuple):
 
 
 class BaseMarginalizedEstimator(
-    Atomic, Ending, ExportMixin, CallbackSupportMixin, DiagramMixin, metaclass=ABCMeta
+    Atomic, Ending, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta
 ):
     """Base of all estimators.
 
@@ -145,10 +150,22 @@ class BaseMarginalizedEstimator(
         """The noisy network that predicts."""
 
     @abstractmethod
+    def _fitted_family(self) -> Family:
+        """The family of the output."""
+
+    @abstractmethod
+    def _fitted_layers(self) -> Layers:
+        """Weights (fan_in, fan_out), intercepts and activation functions: three lists."""
+
+    @abstractmethod
+    def _outline(self) -> Outline:
+        """The network, of the fit or by the parameters."""
+
+    @abstractmethod
     def _dtype(self) -> type[np.floating]:
         """The dtype of the fitted parameters."""
 
-    @typed(_fit_context(prefer_skip_nested_validation=False))
+    @checks_parameters(skip_nested=False)
     def fit(
         self,
         X: MatrixLike,
@@ -228,7 +245,7 @@ class BaseMarginalizedEstimator(
             with self._checkpoints(data, device, continuing, random_state) as checkpoints:
                 rows, valid = self._rows(data, device, continuing, incremental, random_state)
                 check_magnitudes(self.get_params(deep=False), rows.features.dtype)
-                if task is not None and task._callbacks:
+                if task is not None and has_callbacks(task):
                     shown = self._task_data(X, y, sample_weight, valid)
                     task.call_on_fit_task_begin(estimator=self, **shown)
                     watcher = FitTasks(self, task, self._step, self._attributes, shown)
@@ -296,8 +313,8 @@ class BaseMarginalizedEstimator(
             return data
         assert valid.index is not None  # they are a part of the rows
         index = valid.index.cpu().numpy()
-        chosen = {name: _safe_indexing(data[name], index) for name in ("X", "y")}
-        weights = {k: _safe_indexing(v, index) for k, v in data["metadata"].items()}
+        chosen = {name: safe_indexing(data[name], index) for name in ("X", "y")}
+        weights = {k: safe_indexing(v, index) for k, v in data["metadata"].items()}
         return {**chosen, "metadata": weights}
 
     #: Whether sparse data stay sparse, batch by batch.
@@ -439,6 +456,41 @@ class BaseMarginalizedEstimator(
     def _has_location(self) -> bool:
         """Whether an intercept makes up for the mean of the target."""
         return bool(getattr(self, "fit_intercept", True))
+
+    def to_onnx(self, path: str | PathLike[str]) -> None:
+        """Write the fitted model to an ONNX file.
+
+        Its input ``"X"`` has the shape (n, n_features) and the dtype of the fitted parameters:
+        float32 for models that were fitted to float32 data, else float64. The outputs of a
+        classifier are ``"label"`` (n,), of strings or int64 (also for booleans and floats), and
+        ``"probabilities"`` (n, n_classes); where it was fitted to an indicator matrix, the label
+        is one as well, (n, n_classes) of int64. The output of a regressor is ``"variable"``, (n,)
+        or (n, n_outputs) as `predict` returns it.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file. One that exists is replaced once the new one is complete.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ImportError
+            If `onnx` is not installed: ``pip install "sklearn-margdrop[onnx]"``.
+        NotImplementedError
+            If ONNX has no operator for an activation function or family that was registered.
+        TypeError
+            If ONNX has no type for the labels.
+        OSError
+            If the file cannot be written.
+        """
+        check_is_fitted(self)
+        write_onnx(self, path)
+
+    def _get_params_html(self, deep: bool = True, doc_link: str = "") -> Any:
+        # scikit-learn shows this in diagrams of the estimator and of what it is a part of.
+        return with_network(super()._get_params_html(deep, doc_link), self)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -13,6 +13,7 @@ from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from sklearn_margdrop.estimators.html import Outline
 from sklearn_margdrop.export.graph import Layers
 from sklearn_margdrop.families import Family
 from sklearn_margdrop.networks import NoisyNetwork
@@ -62,9 +63,8 @@ class Coefficients:
 
     def _fitted_network(self) -> NoisyNetwork:
         (coef,), (intercept,), _ = self._fitted_layers()
-        _, noise = self._fitted_sites()
         dtype = torch.float32 if coef.dtype == np.float32 else torch.float64
-        network = NoisyNetwork(coef.shape, noise=noise, seed=None, dtype=dtype)
+        network = NoisyNetwork(coef.shape, noise=self._fitted_noise, seed=None, dtype=dtype)
         (linear,) = network.linears
         factor, shift = conversion(None, self._fitted_units)  # those of the objective
         with torch.no_grad():
@@ -72,9 +72,11 @@ class Coefficients:
             linear.bias.copy_(torch.tensor(intercept * factor + shift))
         return network
 
-    def _fitted_sites(self) -> tuple[list[int], dict[int, Noise]]:
+    def _outline(self) -> Outline:
+        if not self.__sklearn_is_fitted__():
+            return ["", ""], "", self._noise()
         noise = {site: model for site, model in self._fitted_noise.items() if not model.is_null}
-        return [self.n_features_in_, self._family()[1]], noise
+        return [self.n_features_in_, self._family()[1]], "", noise
 
     def _as_fitted(self, array: np.ndarray) -> Any:
         """An array with a row for each output, in the shape of the target."""

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
 from sklearn_margdrop.distributed.collections import is_dask
@@ -17,6 +16,7 @@ from sklearn_margdrop.distributed.partitions import PartitionedRows, Partitions
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.estimators.coefficients import Coefficients
 from sklearn_margdrop.estimators.dask_data import partitioned_rows
+from sklearn_margdrop.estimators.sklearn_private import Interval, StrOptions
 from sklearn_margdrop.estimators.validation import check_noise, draw_seed
 from sklearn_margdrop.families import Family
 from sklearn_margdrop.methods import GLM_METHODS
@@ -321,9 +321,6 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
 
     def _n_tasks(self) -> int:
         return self.max_iter * (1 + self.n_restarts)
-
-    def _layers(self) -> tuple[tuple[int, ...], dict[int, Noise]]:
-        return (), self._noise()
 
     def _last_penalty(self) -> float:
         return self.penalty_

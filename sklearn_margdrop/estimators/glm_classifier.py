@@ -8,11 +8,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import _fit_context
-from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 
 from sklearn_margdrop.estimators.glm import BaseMarginalizedGLM, is_online
+from sklearn_margdrop.estimators.sklearn_private import StrOptions, checks_parameters
 from sklearn_margdrop.estimators.targets import LabelTarget
 from sklearn_margdrop.estimators.validation import typed
 from sklearn_margdrop.numerics.csr import MatrixLike
@@ -237,7 +236,7 @@ class MarginalizedDropoutGLMClassifier(LabelTarget, BaseMarginalizedGLM):
         self.verbose = verbose
 
     @typed(available_if(is_online))
-    @typed(_fit_context(prefer_skip_nested_validation=True))
+    @checks_parameters(skip_nested=True)
     def partial_fit(
         self,
         X: MatrixLike,

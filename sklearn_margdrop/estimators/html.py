@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from sklearn.base import BaseEstimator
 
-from sklearn_margdrop.families import Family
+from sklearn_margdrop.estimators.sklearn_private import shown_after
 from sklearn_margdrop.noise import Noise
 
 _TABLE = """
@@ -27,6 +25,10 @@ _TABLE = """
   </details>
 </div>
 """
+
+#: Widths from the input to the output, empty where they are not known; what the hidden layers
+#: compute; the noise at each noisy site.
+Outline: TypeAlias = tuple[Sequence[int | str], str, Mapping[int, Noise]]
 
 
 def network_table(
@@ -63,54 +65,19 @@ def network_table(
     return _TABLE.format(rows="\n        ".join(lines), note=escape(note))
 
 
-class DiagramMixin(BaseEstimator):
-    """Shows the network among the parameters in an estimator's HTML representation."""
-
-    loss_curve_: list[float]
-    method: str
-
-    if TYPE_CHECKING:
-
-        def __sklearn_is_fitted__(self) -> bool: ...
-
-        def _fitted_family(self) -> Family: ...
-
-    @abstractmethod
-    def _layers(self) -> tuple[tuple[int, ...], dict[int, Noise]]:
-        """Widths of the hidden layers, and the noise at each site, by the parameters."""
-
-    @abstractmethod
-    def _last_penalty(self) -> float:
-        """The fitted penalty in nats per sample, nan where it is not known."""
-
-    @abstractmethod
-    def _fitted_sites(self) -> tuple[list[int], dict[int, Noise]]:
-        """Widths from the input to the output, and the noise at each noisy site, of the fit."""
-
-    def _get_params_html(self, deep: bool = True, doc_link: str = "") -> Any:
-        # scikit-learn shows this in diagrams of the estimator and of what it is a part of.
-        params = super()._get_params_html(deep, doc_link)
-        try:
-            table = self._network_table()
-        except ValueError:
-            return params  # parameters that do not go together: fit says so
-        show = params._html_repr
-        params._html_repr = lambda: table + show()
-        return params
-
-    def _network_table(self) -> str:
-        if not self.__sklearn_is_fitted__():
-            hidden, noise = self._layers()
-            return network_table(["", *hidden, ""], self._activation(), noise, f"{self.method}")
-        widths, noise = self._fitted_sites()
-        note, family = self.method, self._fitted_family()
-        if self.loss_curve_ and np.isfinite(self._last_penalty()):
-            note += (
-                f": a penalty of {self._last_penalty():.3g} in an objective of "
-                f"{self.loss_curve_[-1]:.3g} nats per sample"
-            )
-        return network_table(widths, self._activation(), noise, note, family.name)
-
-    def _activation(self) -> str:
-        """What the hidden layers compute, where there are any."""
-        return ""
+def with_network(params: Any, estimator: Any) -> Any:
+    """The parameters of an estimator, as scikit-learn shows them, after a table of its network."""
+    try:
+        widths, activation, noise = estimator._outline()
+        note, family = estimator.method, ""
+        if hasattr(estimator, "loss_curve_"):
+            family = estimator._fitted_family().name
+            if estimator.loss_curve_ and np.isfinite(estimator._last_penalty()):
+                note += (
+                    f": a penalty of {estimator._last_penalty():.3g} in an objective of "
+                    f"{estimator.loss_curve_[-1]:.3g} nats per sample"
+                )
+        table = network_table(widths, activation, noise, note, family)
+    except ValueError:
+        return params  # parameters that do not go together: fit says so
+    return shown_after(params, table)

@@ -11,12 +11,19 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.model_selection import train_test_split
-from sklearn.utils._param_validation import HasMethods, Hidden, Interval, Options, StrOptions
 from torch import Tensor, nn
 
 from sklearn_margdrop.distributed.data_parallel import engine_of, is_main_process
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
+from sklearn_margdrop.estimators.html import Outline
 from sklearn_margdrop.estimators.pretraining import pretrain
+from sklearn_margdrop.estimators.sklearn_private import (
+    HasMethods,
+    Hidden,
+    Interval,
+    Options,
+    StrOptions,
+)
 from sklearn_margdrop.estimators.validation import (
     check_finite,
     check_hidden_layer_sizes,
@@ -299,17 +306,16 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     def _fitted_network(self) -> NoisyNetwork:
         return self.net_.module_
 
-    def _fitted_sites(self) -> tuple[list[int], dict[int, Noise]]:
+    def _outline(self) -> Outline:
+        if not self.__sklearn_is_fitted__():
+            hidden, noise = self._layers()
+            return ["", *hidden, ""], self.activation, noise
         sites = self.net_.module_.sites
         noise = {site.number: site.noise for site in sites if site.noise is not None}
-        return list(self.net_.module__layer_sizes), noise
+        return self.net_.module__layer_sizes, self.net_.module__activation, noise
 
     def _last_penalty(self) -> float:
         return self.penalty_curve_[-1]
-
-    def _activation(self) -> str:
-        is_fitted = self.__sklearn_is_fitted__()
-        return str(self.net_.module__activation if is_fitted else self.activation)
 
     def _attributes(self, net: MarginalizedNet) -> dict[str, Any]:
         # What is made of it is not to follow the training.

@@ -8,11 +8,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import _fit_context
 
 from sklearn_margdrop.estimators.network import BaseMarginalizedNetwork
+from sklearn_margdrop.estimators.sklearn_private import checks_parameters
 from sklearn_margdrop.estimators.targets import NumberTarget
-from sklearn_margdrop.estimators.validation import typed
 from sklearn_margdrop.numerics.csr import MatrixLike
 
 
@@ -302,7 +301,7 @@ class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
         self.random_state = random_state
         self.verbose = verbose
 
-    @typed(_fit_context(prefer_skip_nested_validation=False))
+    @checks_parameters(skip_nested=False)
     def partial_fit(
         self,
         X: MatrixLike,

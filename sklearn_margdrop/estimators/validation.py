@@ -24,13 +24,13 @@ from sklearn.utils import (
 )
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
-from sklearn.utils.validation import (
-    _check_n_features,
-    _check_sample_weight,
-    _get_feature_names,
-    validate_data,
-)
+from sklearn.utils.validation import validate_data
 
+from sklearn_margdrop.estimators.sklearn_private import (
+    check_n_features,
+    check_sample_weight,
+    get_feature_names,
+)
 from sklearn_margdrop.noise import NOISE_MODELS, Noise
 from sklearn_margdrop.notices import warn
 from sklearn_margdrop.numerics.memory import blocks, is_mapped
@@ -260,7 +260,7 @@ def validated(
             if isinstance(y, str)
             else check_X_y(X, y, estimator=estimator, **checks)
         )
-        _check_n_features(estimator, X, reset=False)
+        check_n_features(estimator, X, reset=False)
     else:
         found = validate_data(estimator, X, y, **checks)
     if mapped:
@@ -286,7 +286,7 @@ def _lacks_names(estimator: Any, X: Any) -> bool:
     scikit-learn's own warning, in its words, would point at a line of scikit-learn.
     """
     fitted = getattr(estimator, "feature_names_in_", None) is not None
-    given = _get_feature_names(X) is not None
+    given = get_feature_names(X) is not None
     name = type(estimator).__name__
     if given and not fitted:
         warn(f"X has feature names, but {name} was fitted without feature names")
@@ -349,7 +349,7 @@ def check_weights(
     sample_weight: ArrayLike | None, X: Any, allow_zeros: bool = False
 ) -> np.ndarray:
     """Non-negative float64 weights of shape (n_samples,), ones for None; not all may be zero."""
-    weight: np.ndarray = _check_sample_weight(
+    weight: np.ndarray = check_sample_weight(
         sample_weight,
         X,
         dtype=np.float64,

@@ -14,6 +14,7 @@ from sklearn_margdrop.export.graph import (
     Fitted,
     Graph,
     add_model,
+    fitted_parts,
     import_for_export,
     labels_for_export,
 )
@@ -64,7 +65,7 @@ def register_onnx_converters() -> None:
 
 def _fitted(operator: Any) -> Fitted:
     """The estimator with the labels that the options ask for, and a matrix of predictions."""
-    fitted: Fitted = operator.raw_operator._for_export()._replace(is_vector=False)
+    fitted = fitted_parts(operator.raw_operator)._replace(is_vector=False)
     if fitted.classes is None:
         return fitted
     utils = import_for_export("skl2onnx.common.utils_classifier")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from os import PathLike
 from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -18,6 +19,7 @@ from numpy.typing import DTypeLike
 from torch import nn
 
 from sklearn_margdrop.families import Bernoulli, Family, Normal, Poisson
+from sklearn_margdrop.training.files import write_file
 
 #: The ONNX operator of an activation function, and of the mean of a family of numbers. What is
 #: registered elsewhere can be added, if it is one operator without attributes.
@@ -29,6 +31,8 @@ OPERATORS: dict[type[nn.Module] | type[Family], str] = {
     Normal: "Identity",
     Poisson: "Exp",
 }
+
+_PACKAGE = __name__.partition(".")[0]
 
 #: Old enough for the runtimes of some years ago. All operators are as they still are.
 _OPSET, _IR_VERSION = 17, 8
@@ -71,6 +75,21 @@ class Fitted(NamedTuple):
     def label_shape(self) -> tuple[int, ...]:
         """Shape of the label of a row."""
         return (self.weights[-1].shape[1],) if self.is_indicator else ()
+
+
+def fitted_parts(estimator: Any) -> Fitted:
+    """The parts of a fitted estimator of this package."""
+    classes = getattr(estimator, "classes_", None)
+    is_vector = classes is None and estimator.n_outputs_ == 1
+    weights, intercepts, activations = estimator._fitted_layers()
+    family = estimator._fitted_family()
+    return Fitted(weights, intercepts, activations, family, classes, is_vector)
+
+
+def write_onnx(estimator: Any, path: str | PathLike[str]) -> None:
+    """Write the ONNX model of a fitted estimator to a file."""
+    model = onnx_model(fitted_parts(estimator), type(estimator).__name__, repr(estimator))
+    write_file(path, model.SerializeToString())
 
 
 def import_for_export(name: str) -> ModuleType:
@@ -248,8 +267,8 @@ def onnx_model(fitted: Fitted, name: str, description: str) -> Any:
         helper.make_graph(graph.nodes, name, inputs, outputs, graph.constants),
         opset_imports=[helper.make_opsetid("", _OPSET)],
         ir_version=_IR_VERSION,
-        producer_name=__package__,
-        producer_version=sys.modules[__package__].__version__,
+        producer_name=_PACKAGE,
+        producer_version=sys.modules[_PACKAGE].__version__,
         doc_string=description,
     )
     graph.onnx.checker.check_model(model, full_check=True)

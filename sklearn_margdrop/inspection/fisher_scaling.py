@@ -10,9 +10,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.utils import check_array, check_consistent_length
-from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_margdrop.estimators.sklearn_private import check_matplotlib_support
 from sklearn_margdrop.families import FAMILIES
 from sklearn_margdrop.inspection.unwrap import last_step
 from sklearn_margdrop.numerics.ambient import neutral

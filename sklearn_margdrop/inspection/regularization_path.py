@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.model_selection import validation_curve
-from sklearn.utils._optional_dependencies import check_matplotlib_support
 
+from sklearn_margdrop.estimators.sklearn_private import check_matplotlib_support
 from sklearn_margdrop.inspection.fisher_scaling import names_of, row_of
 from sklearn_margdrop.inspection.unwrap import last_step
 from sklearn_margdrop.noise import NOISE_MODELS

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_margdrop.estimators.sklearn_private import check_matplotlib_support
 from sklearn_margdrop.inspection.unwrap import last_step
 
 if TYPE_CHECKING:

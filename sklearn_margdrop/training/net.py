@@ -352,7 +352,7 @@ class MarginalizedNet(PredictingNet):
 
     def _run_batches(self, iterator: Batches, step_fn: StepFunction) -> EpochMeans:
         """One pass over the batches; infinite where weights or scored means are not finite."""
-        self._set_training(True)
+        self.module_.train()
         sums = torch.zeros((), device=self.device)
         n_rows = 0
         is_finite = torch.tensor(True, device=self.device)

@@ -74,7 +74,7 @@ class PredictingNet(NeuralNet):
 
     def _outputs(self, X: Any, training: bool) -> Iterator[Tensor]:
         rows = X if isinstance(X, Rows) else self.get_dataset(X)
-        self._set_training(training)
+        self.module_.train(training)
         for block in blocks(len(rows), self.module_.widest):
             with torch.no_grad():
                 eta = self.infer(rows.take(block))
