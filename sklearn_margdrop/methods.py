@@ -72,7 +72,7 @@ def register(method: Method) -> None:
         GLM_METHODS[method.name] = method
 
 
-register(
+for _row in (
     Method(
         "diagonal",
         "second order, with variances pushed through layer by layer; no cross terms",
@@ -81,9 +81,7 @@ register(
         for_glms=False,  # where it is the quadratic one
         second_order=diagonal,
         has_backprop=lambda network: True,
-    )
-)
-register(
+    ),
     Method(
         "quadratic",
         "second order, with the whole Jacobian",
@@ -93,9 +91,20 @@ register(
         takes_probes=True,
         # With noise at the last site alone it is the diagonal one.
         has_backprop=lambda network: len(network.noisy_linears) < 2,
-    )
-)
-_EXPECTATION = "the expectation itself, of noise at the input of a model without hidden layers"
-register(Method("moments", _EXPECTATION, moments, for_networks=False, for_glms=True))
-_DROPOUT = "the noise is drawn in each step: ordinary dropout"
-register(Method("sampling", _DROPOUT, None, for_networks=True, for_glms=True))
+    ),
+    Method(
+        "moments",
+        "the expectation itself, of noise at the input of a model without hidden layers",
+        moments,
+        for_networks=False,
+        for_glms=True,
+    ),
+    Method(
+        "sampling",
+        "the noise is drawn in each step: ordinary dropout",
+        None,
+        for_networks=True,
+        for_glms=True,
+    ),
+):
+    register(_row)

@@ -39,7 +39,7 @@ FLOORS = {
 
 #: Who may know which library.
 KNOWN_TO = {
-    "sklearn": {"export", "estimators", "inspection"},
+    "sklearn": {"estimators", "inspection"},
     "skorch": {"training", "distributed"},
 }
 

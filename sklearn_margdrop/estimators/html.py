@@ -31,42 +31,11 @@ _TABLE = """
 Outline: TypeAlias = tuple[Sequence[int | str], str, Mapping[int, Noise]]
 
 
-def network_table(
-    widths: Sequence[int | str],
-    activation: str,
-    noise: Mapping[int, Noise],
-    note: str,
-    family: str = "",
-) -> str:
-    """A row for each layer, and a line below.
-
-    Parameters
-    ----------
-    widths : sequence of (int or str)
-        Of the input, of each hidden layer and of the output; empty where it is not known.
-    activation : str
-        Activation function of the hidden layers.
-    noise : mapping of int to Noise
-        The noise at each noisy site.
-    note : str
-        The line: method and penalty.
-    family : str, default=""
-        The family of the output.
-    """
-    names = ["input", *(f"hidden, {activation}" for _ in widths[2:]), f"output {family}".strip()]
-    rows = [
-        (name, width, "" if noise.get(site) is None else noise[site])
-        for site, (name, width) in enumerate(zip(names, widths, strict=True))
-    ]
-    lines = (
-        '<tr class="default">' + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>"
-        for row in rows
-    )
-    return _TABLE.format(rows="\n        ".join(lines), note=escape(note))
-
-
 def with_network(params: Any, estimator: Any) -> Any:
-    """The parameters of an estimator, as scikit-learn shows them, after a table of its network."""
+    """The parameters of an estimator, as scikit-learn shows them, after a table of its network.
+
+    The table has a row for each layer, and the method and the fitted penalty below.
+    """
     try:
         widths, activation, noise = estimator._outline()
         note, family = estimator.method, ""
@@ -77,7 +46,15 @@ def with_network(params: Any, estimator: Any) -> Any:
                     f": a penalty of {estimator._last_penalty():.3g} in an objective of "
                     f"{estimator.loss_curve_[-1]:.3g} nats per sample"
                 )
-        table = network_table(widths, activation, noise, note, family)
     except ValueError:
         return params  # parameters that do not go together: fit says so
-    return shown_after(params, table)
+    names = ["input", *(f"hidden, {activation}" for _ in widths[2:]), f"output {family}".strip()]
+    rows = (
+        (name, width, noise.get(site, ""))
+        for site, (name, width) in enumerate(zip(names, widths, strict=True))
+    )
+    lines = (
+        '<tr class="default">' + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>"
+        for row in rows
+    )
+    return shown_after(params, _TABLE.format(rows="\n        ".join(lines), note=escape(note)))

@@ -18,19 +18,6 @@ from sklearn.utils.validation import _check_n_features as check_n_features
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from sklearn.utils.validation import _get_feature_names as get_feature_names
 
-__all__ = [
-    "HasMethods",
-    "Hidden",
-    "Interval",
-    "Options",
-    "StrOptions",
-    "check_matplotlib_support",
-    "check_n_features",
-    "check_sample_weight",
-    "get_feature_names",
-    "safe_indexing",
-]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 
