@@ -1,11 +1,11 @@
 """The gradient of loss and penalty by hand, where one pass through the network computes them.
 
 That is the case for `diagonal`, for `quadratic` where it is the same, and for `sampling` without
-unlabelled rows. Autograd would do, and gives the same values and derivatives; but the steps of
-small networks are made of its bookkeeping, and those of wide ones of its temporaries.
+unlabelled rows. Autograd gives the same values and derivatives; but its bookkeeping takes most of
+the time of the steps of small networks, and its temporaries most of that of wide ones.
 
-A forward function returns the mean and the variance of what it makes of its input, and a function
-that takes derivatives with respect to both back to the input.
+A forward function returns the mean and the variance of its output, and a function that takes
+derivatives with respect to both back to its input.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _activation(layer: nn.Module, h: Tensor, variance: Tensor | None) -> Step:
     z, jacobian = linearize(layer, h)
     if isinstance(jacobian, Identity):
         return z, variance, lambda grad, grad_v: (grad, grad_v)
-    assert isinstance(jacobian, Elementwise | Mask)  # all other activations, see _KNOWN
+    assert isinstance(jacobian, Elementwise | Mask)  # as is_known has found
     pushed = None if variance is None else jacobian.push_variance(variance)
 
     def back(grad: Tensor, grad_v: Tensor | None) -> tuple[Tensor, Tensor | None]:

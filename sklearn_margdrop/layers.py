@@ -156,7 +156,7 @@ def linearize(layer: nn.Module, z: Tensor) -> tuple[Tensor, Jacobian]:
     Returns
     -------
     out : Tensor of shape (n_samples, n_outputs)
-        What the layer makes of it.
+        The output of the layer.
     jacobian : Affine, Elementwise, Mask, Identity or the like
         The local Jacobian of each row.
 

@@ -25,20 +25,26 @@ class Method(NamedTuple):
     summary : str
         What it is, for the documentation's table.
     penalty : callable or None
-        R of shape (n_samples,), in nats, as a function of a :class:`~networks.Trace` and a
-        :class:`~families.Family`. None where the noise is drawn: the loss is noised itself, or
-        where some rows have no label, its divergence is the penalty. No L-BFGS can follow that.
+        R of shape (n_samples,), in nats, as a function of a trace and a family. None where the
+        noise is drawn: then the loss itself is noised or, where some rows have no label, its
+        divergence is the penalty. L-BFGS cannot follow that.
     for_networks, for_glms : bool
         Which estimators take it. What is known without hidden layers alone is for GLMs.
     takes_probes : bool, default=False
         Whether `penalty` pulls the rows of the curvature back through the layers: its third
-        argument are random combinations that stand for them, and samples are taken in slices
-        that fit into the memory.
+        argument is the signs of random combinations of them, or None, and samples are taken in
+        slices that fit into the memory.
     second_order : callable, default=quadratic
         The penalty to second order, which is linear in the variances of the noise and so has a
         part for each unit.
     has_backprop : callable, default=never
-        Whether :func:`~backprop.backpropagate` has the gradient for a network, by hand.
+        Whether :func:`~sklearn_margdrop.backprop.backpropagate` has the gradient, for a network.
+
+    Examples
+    --------
+    >>> from sklearn_margdrop.methods import METHODS
+    >>> [name for name, method in METHODS.items() if method.for_glms]
+    ['quadratic', 'moments', 'sampling']
     """
 
     name: str

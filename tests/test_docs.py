@@ -9,7 +9,7 @@ import pytest
 import sklearn_margdrop
 
 DOCS = Path(__file__).parents[1] / "docs"
-NAMES = re.findall(r"^   ([a-z]*\.?[A-Za-z_]\w*)$", (DOCS / "api.rst").read_text(), re.MULTILINE)
+NAMES = re.findall(r"^   ([a-z_.]*[A-Za-z_]\w*)$", (DOCS / "api.rst").read_text(), re.MULTILINE)
 
 
 def find(name):

@@ -1,4 +1,4 @@
-"""Whole pipelines to ONNX: what skl2onnx is to know of our estimators."""
+"""Whole pipelines to ONNX: how skl2onnx converts our estimators."""
 
 from __future__ import annotations
 

@@ -32,8 +32,6 @@ OPERATORS: dict[type[nn.Module] | type[Family], str] = {
     Poisson: "Exp",
 }
 
-_PACKAGE = __name__.partition(".")[0]
-
 #: Old enough for the runtimes of some years ago. All operators are as they still are.
 _OPSET, _IR_VERSION = 17, 8
 
@@ -267,8 +265,8 @@ def onnx_model(fitted: Fitted, name: str, description: str) -> Any:
         helper.make_graph(graph.nodes, name, inputs, outputs, graph.constants),
         opset_imports=[helper.make_opsetid("", _OPSET)],
         ir_version=_IR_VERSION,
-        producer_name=_PACKAGE,
-        producer_version=sys.modules[_PACKAGE].__version__,
+        producer_name=__package__.partition(".")[0],
+        producer_version=sys.modules[__package__.partition(".")[0]].__version__,
         doc_string=description,
     )
     graph.onnx.checker.check_model(model, full_check=True)

@@ -56,7 +56,7 @@ linear models, default=None
     NotFittedError
         If the estimator is not fitted.
     TypeError
-        If it is none of this package.
+        If it is not one of this package.
     ValueError
         If `method` is not one that it can have, or `X` is not like the data of its fit.
 
@@ -123,7 +123,7 @@ linear models, default=None
     NotFittedError
         If the estimator is not fitted.
     TypeError
-        If it is none of this package.
+        If it is not one of this package.
     ValueError
         If `method` is not one that it can have, or `X` is not like the data of its fit.
 

@@ -115,7 +115,7 @@ class RegularizationPathDisplay:
         fit_params: Mapping[str, Any] | None = None,
         ax: Axes | None = None,
     ) -> Self:
-        """Fit a clone of an estimator at each retain rate, and draw what comes of it.
+        """Fit a clone of an estimator at each retain rate, and draw the coefficients or scores.
 
         Parameters
         ----------
@@ -160,7 +160,7 @@ class RegularizationPathDisplay:
         ImportError
             If matplotlib is not installed.
         TypeError
-            If the estimator is none of this package.
+            If the estimator is not one of this package.
         ValueError
             If its noise has no retain rate, or the arguments do not go together.
         """

@@ -103,7 +103,7 @@ class TrainingCurveDisplay:
         NotFittedError
             If the estimator is not fitted.
         TypeError
-            If it is none of this package.
+            If it is not one of this package.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         estimator, _, _ = last_step(estimator)

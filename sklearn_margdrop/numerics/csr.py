@@ -66,7 +66,7 @@ def compressed(
     indptr: np.ndarray,
     shape: tuple[int, int],
 ) -> Any:
-    """A matrix in that format, made of these arrays themselves."""
+    """A matrix in that format, which holds these arrays themselves."""
     # The constructor would copy what is a small part of a larger array.
     matrix = container(shape, dtype=data.dtype)
     matrix.data, matrix.indices, matrix.indptr = data, indices, indptr

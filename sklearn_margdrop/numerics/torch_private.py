@@ -40,7 +40,7 @@ def onednn_linear(a: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 
 @_holds
 def has_onednn_linear() -> bool:
-    """Whether :func:`onednn_linear` computes what it is to."""
+    """Whether :func:`onednn_linear` computes that product."""
     a, weight, bias = (
         torch.tensor(values, dtype=torch.float32, device="cpu")
         for values in ([[[1, 2], [3, 4]]], [[1, 0], [0, 2], [1, 1]], [0, 0, 5])
