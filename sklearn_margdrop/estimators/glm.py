@@ -86,9 +86,9 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
         self._noise()
         if self._solver.full_batch and GLM_METHODS[self.method].is_sampled:
             raise ValueError(
-                f"method={self.method!r} draws new noise in each step, which solver={self.solver!r} "
-                "cannot follow; set solver to 'sgd' or 'adagrad', or method to 'moments', the "
-                "expectation that sampling estimates."
+                f"method={self.method!r} draws new noise in each step, which solver="
+                f"{self.solver!r} cannot follow; set solver to 'sgd' or 'adagrad', or method to "
+                "'moments', the expectation that sampling estimates."
             )
 
     def _validate(self, device: torch.device, X: Any, y: Any, *others: Any) -> Any:
