@@ -4,14 +4,13 @@ A cell is a configuration, a dict of what JSON knows, and what was measured with
 a table lie in one file, a line each, in the order in which they were finished.
 """
 
-import argparse
 import json
 import os
 import time
 import warnings
 from pathlib import Path
 
-import harness
+from benchmarks import harness
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -90,12 +89,9 @@ class Cells:
 
 def options(doc, name):
     """The options that the tables have, for results that are called `name`."""
-    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--quick", action="store_true", help="less data and fewer epochs")
+    parser = harness.parser(doc, "device", "quick", name=name)
     parser.add_argument("--report", action="store_true", help="print what is stored and stop")
     parser.add_argument("--results", type=Path, help="the file of the cells")
-    parser.set_defaults(name=name)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""What the timing benchmarks share: peers that take turns, medians, ratios, stored results.
+"""What the benchmarks share: options, peers that take turns, ratios, stored results.
 
 The peers of a case run one after the other, again and again, so that a machine whose speed drifts
 slows all of them alike; each turn gives one ratio, and their median and quartiles are reported.
@@ -21,24 +21,58 @@ import torch
 
 import sklearn_margdrop
 
+#: The checkout, in which other processes are started.
+ROOT = Path(__file__).parents[1]
+
 #: How far the ratios may rise beyond the quartiles of both runs before `--check` fails.
 TOLERANCE = 1.1
 
 
-def parser(doc, turns=True, device=True):
-    """The options that all of them have."""
+#: The options that several benchmarks have.
+OPTIONS = {
+    "device": {"default": "cpu"},
+    "turns": {"type": int, "help": "turns that each peer takes"},
+    "splits": {"type": int, "help": "random splits of the data"},
+    "layers": {
+        "type": lambda text: tuple(int(width) for width in text.split("-")),
+        "help": "widths, joined by dashes, instead of the usual shapes",
+    },
+    "batch-size": {"type": int, "default": 100, "help": "with --layers"},
+    "steps": {"type": int, "default": 10, "help": "steps a turn"},
+    "quick": {"action": "store_true", "help": "a small run, to see that everything works"},
+    "json": {"type": Path, "help": "also write the results to this file"},
+    "check": {
+        "type": Path,
+        "help": "compare with the results in this file, and fail where a ratio is worse",
+    },
+}
+
+
+def parser(doc, *names, **defaults):
+    """A parser of some of `OPTIONS`, for the benchmark with that docstring."""
     options = argparse.ArgumentParser(description=doc.splitlines()[0])
-    if device:
-        options.add_argument("--device", default="cpu")
-    if turns:
-        options.add_argument("--turns", type=int, help="turns that each peer takes")
-    options.add_argument("--json", type=Path, help="also write the results to this file")
-    options.add_argument(
-        "--check",
-        type=Path,
-        help="compare with the results in this file, and fail where a ratio is worse",
-    )
+    for name in names:
+        options.add_argument(f"--{name}", **OPTIONS[name])
+    options.set_defaults(**defaults)
     return options
+
+
+def store(path, **results):
+    """Write results and the machine that gave them, if a file is wanted."""
+    if path:
+        path.write_text(json.dumps({"environment": environment(), **results}, indent=1) + "\n")
+
+
+def seconds_of(call):
+    """The seconds that a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def standard_error(values):
+    """The standard error of the mean of independent values; nan for a single one."""
+    return np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
 
 
 def environment(device="cpu"):
@@ -146,9 +180,7 @@ class Results:
 
     def finish(self):
         """Store, compare, and end the process with 1 if a ratio is worse than it was."""
-        stored = {"environment": self.environment, "cases": self.cases}
-        if self.options.json:
-            self.options.json.write_text(json.dumps(stored, indent=1) + "\n")
+        store(self.options.json, environment=self.environment, cases=self.cases)
         if self.options.check:
             sys.exit(self._check(json.loads(self.options.check.read_text())))
 

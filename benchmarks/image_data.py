@@ -9,7 +9,8 @@ import gzip
 import numpy as np
 from sklearn.datasets import fetch_openml, load_digits
 from sklearn.model_selection import train_test_split
-from text_data import FOLDER
+
+from benchmarks.text_data import FOLDER
 
 
 def mnist():

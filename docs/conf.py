@@ -8,12 +8,10 @@ from sphinx_gallery.sorting import ExplicitOrder
 
 import sklearn_margdrop
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import cells
-import choices
-import mnist_tables
-import text_tables
+from benchmarks import cells
+from benchmarks.quality import choices, mnist_tables, text_tables
 
 from sklearn_margdrop.methods import METHODS
 from sklearn_margdrop.noise import NOISE_MODELS
@@ -156,14 +154,14 @@ def write_method_table(app):
 
 def write_results(app):
     """The tables of both papers, as far as their cells are stored, and Figure 1."""
-    for module in (mnist_tables, text_tables):
+    for name, module in {"mnist_tables": mnist_tables, "text_tables": text_tables}.items():
         lines = []
-        for path in sorted(cells.RESULTS.glob(f"{module.__name__}_c*.jsonl")):
+        for path in sorted(cells.RESULTS.glob(f"{name}_c*.jsonl")):
             stored = cells.Cells(path)
             if "quick" not in path.stem:
                 lines += [cells.restructured(*table) for table in module.tables(stored)]
                 lines += [f"Measured with {each}.\n" for each in stored.environments()]
-        write(app, f"{module.__name__}.inc", "\n".join(lines))
+        write(app, f"{name}.inc", "\n".join(lines))
     stored = cells.Cells(cells.RESULTS / "mnist_tables_cpu.jsonl")
     mnist_tables.figure(stored, Path(app.srcdir) / "generated" / "mnist_figure_1.png")
 

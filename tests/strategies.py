@@ -2,8 +2,8 @@
 
 A configuration is made of plain values, so that a failure can be printed, stored and pasted into
 a test. One function draws it from a `random.Random`: Hypothesis hands it one that it controls and
-shrinks, `benchmarks/soak.py` one that is seeded by the number of the configuration. What has to
-hold of each is in `properties.py`.
+shrinks, `benchmarks/robustness/soak.py` one that is seeded by the number of the configuration.
+What has to hold of each is in `invariances.py`.
 """
 
 import math

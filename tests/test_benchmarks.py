@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
 def scripts(monkeypatch):
     """The modules of the benchmarks by name."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module
+    monkeypatch.syspath_prepend(str(ROOT))
+    return lambda name: importlib.import_module(f"benchmarks.{name}")
 
 
 @pytest.fixture
@@ -44,9 +44,9 @@ def run(scripts, monkeypatch, capsys):
 
 def run_process(name, *options):
     """Runs a script as its command does."""
-    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *map(str, options)]
+    command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, options)]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
 
 
 STEPS = ("--layers", "8-6-3", "--turns", 2, "--steps", 1)
@@ -56,7 +56,7 @@ STEPS = ("--layers", "8-6-3", "--turns", 2, "--steps", 1)
 def stored(tmp_path_factory):
     """What the command itself stores."""
     path = tmp_path_factory.mktemp("results") / "steps.json"
-    done = run_process("step_cost", *STEPS, "--json", path)
+    done = run_process("speed.step_cost", *STEPS, "--json", path)
     assert done.returncode == 0, done.stderr
     assert "diagonal" in done.stdout
     return path
@@ -86,7 +86,7 @@ def test_check_fails_where_a_ratio_has_risen(stored, run, tmp_path, factor, code
             figures["ratios"][reference] = [times * q for q in quartiles]
     path = tmp_path / "changed.json"
     path.write_text(json.dumps(results))
-    found, output = run("step_cost", *STEPS, "--check", path)
+    found, output = run("speed.step_cost", *STEPS, "--check", path)
     assert found == code, output
     assert ("WORSE" in output) == bool(code)
 
@@ -95,7 +95,7 @@ def test_processes_take_turns_with_one(tmp_path):
     pytest.importorskip("accelerate")
     path = tmp_path / "processes.json"
     shape = ("--layers", "8-6-3", "--turns", 2, "--steps", 1)
-    done = run_process("data_parallel", *shape, "--json", path)
+    done = run_process("speed.data_parallel", *shape, "--json", path)
     assert done.returncode == 0, done.stderr
     (peers,) = json.loads(path.read_text())["cases"].values()
     assert peers.keys() == {"one process", "2 processes", "the exchange alone"}
@@ -104,7 +104,7 @@ def test_processes_take_turns_with_one(tmp_path):
 
 def test_check_fails_where_nothing_can_be_compared(stored, run):
     options = ("--layers", "8-7-3", "--turns", 1, "--steps", 1, "--check", stored)
-    code, output = run("step_cost", *options)
+    code, output = run("speed.step_cost", *options)
     assert code == 1
     assert "0 ratios compared" in output
 
@@ -143,9 +143,9 @@ def test_cells_are_measured_once_and_survive_a_killed_run(scripts, tmp_path, cap
 
 
 def test_mnist_tables_resume_and_report(scripts, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(scripts("mnist_tables"), "HIDDEN", {1: [64], 2: [64, 64], 3: [64]})
+    monkeypatch.setattr(scripts("quality.mnist_tables"), "HIDDEN", {1: [64], 2: [64, 64], 3: [64]})
     path = tmp_path / "mnist.jsonl"
-    options = ("mnist_tables", "--quick", "--data", "digits", "--results", path)
+    options = ("quality.mnist_tables", "--quick", "--data", "digits", "--results", path)
     rows = ("--tables", 1, 3, "--rows", "L2", "input, diagonal")
     code, first = run(*options, *rows)
     assert code == 0
@@ -164,7 +164,7 @@ def test_mnist_tables_resume_and_report(scripts, run, tmp_path, monkeypatch):
 
 
 def test_table_3_counts_what_failed(scripts, tmp_path):
-    tables = scripts("mnist_tables")
+    tables = scripts("quality.mnist_tables")
     grid = tables.settings(3, "diagonal")
     assert len(grid) == len({json.dumps(setting) for setting in grid}) == 200
     stored = scripts("cells").Cells("none")
@@ -189,7 +189,7 @@ def test_table_3_counts_what_failed(scripts, tmp_path):
 
 
 def test_text_tables_resume_and_report(scripts, tmp_path, monkeypatch, capsys):
-    tables = scripts("text_tables")
+    tables = scripts("quality.text_tables")
     rng = np.random.RandomState(0)
     words = np.array(["good", "fine", "bad", "dull", "a", "the", "film", "plot"])
 
@@ -218,7 +218,7 @@ def test_text_tables_resume_and_report(scripts, tmp_path, monkeypatch, capsys):
 
 
 def test_choices_compare_models_on_the_seeds_that_all_of_them_have(scripts, tmp_path):
-    choices, cells = scripts("choices"), scripts("cells")
+    choices, cells = scripts("quality.choices"), scripts("cells")
     stored = cells.Cells(tmp_path / "choices.jsonl")
     names = choices.QUESTIONS["placement"]
     todo = [{"data": "wine", "model": name, "seed": seed} for name in names for seed in (0, 1, 2)]
@@ -238,7 +238,7 @@ def test_choices_compare_models_on_the_seeds_that_all_of_them_have(scripts, tmp_
 
 @pytest.mark.parametrize("kind", ["label", "normal", "poisson"])
 def test_choices_make_every_model_they_name(scripts, kind):
-    choices = scripts("choices")
+    choices = scripts("quality.choices")
     X = np.random.RandomState(0).uniform(size=(60, 3))
     y = (X[:, 0] > 0.5).astype(int)
     for name in {name for names in choices.QUESTIONS.values() for name in names}:
@@ -266,11 +266,11 @@ def perform_all(sender, scales, numbers):
 
 
 def test_soak_goes_on_after_what_hangs_or_dies(scripts, tmp_path, monkeypatch, capsys):
-    soak = scripts("soak")
+    soak = scripts("robustness.soak")
     (tmp_path / "stuck.py").write_text(STUCK)
     monkeypatch.syspath_prepend(str(tmp_path))
     cell = {"part": "configurations", "scales": "wide", "first": 10, "configurations": 5}
-    result = soak.run_block(cell, patience=8, target=scripts("stuck").perform_all)
+    result = soak.run_block(cell, patience=8, target=importlib.import_module("stuck").perform_all)
     assert result["seen"] == {"fits": 2 * 3}
     assert result["failures"] == {
         10: "not so",
@@ -281,7 +281,7 @@ def test_soak_goes_on_after_what_hangs_or_dies(scripts, tmp_path, monkeypatch, c
 
 
 def test_soak_resumes_and_reports(scripts, tmp_path, monkeypatch, capsys):
-    soak = scripts("soak")
+    soak = scripts("robustness.soak")
 
     def block(cell):
         seen = {"fits": 7, "error: refused, nan": 1, "warning: convergence": 2}
@@ -305,7 +305,7 @@ def test_soak_resumes_and_reports(scripts, tmp_path, monkeypatch, capsys):
 
 
 def test_soak_compares_fits_in_threads_with_the_same_alone(scripts):
-    soak, threads = scripts("soak"), torch.get_num_threads()
+    soak, threads = scripts("robustness.soak"), torch.get_num_threads()
     try:
         with warnings.catch_warnings():
             result = soak.in_threads(1)
@@ -315,7 +315,7 @@ def test_soak_compares_fits_in_threads_with_the_same_alone(scripts):
 
 
 def test_streams_measure_time_and_memory(scripts, tmp_path, monkeypatch, capsys):
-    streams = scripts("streams")
+    streams = scripts("speed.streams")
     monkeypatch.setattr(streams, "CHUNK", 64)
     monkeypatch.setattr(streams, "N_FEATURES", 8)
     monkeypatch.setattr(streams, "in_fresh_process", lambda call, *args: call(*args))
@@ -337,7 +337,7 @@ def test_streams_measure_time_and_memory(scripts, tmp_path, monkeypatch, capsys)
 
 
 def test_resuming_kills_a_fit_and_compares_what_it_ends_at(scripts):
-    resuming = scripts("resuming")
+    resuming = scripts("robustness.resuming")
     expected, seconds = resuming.fit("glm, fisher", max_iter=20)
     chance = random.Random(0)
     killed, equal = resuming.run_killed("glm, fisher", 20, 1, expected, seconds / 2, chance)
@@ -347,7 +347,7 @@ def test_resuming_kills_a_fit_and_compares_what_it_ends_at(scripts):
 def test_cluster_measures_and_projects(tmp_path):
     pytest.importorskip("distributed")
     path = tmp_path / "cluster.json"
-    done = run_process("cluster", "--quick", "--json", path)
+    done = run_process("speed.cluster", "--quick", "--json", path)
     assert done.returncode == 0, done.stderr
     assert "projected to 100 workers" in done.stdout
     cases = json.loads(path.read_text())["cases"]

@@ -1,7 +1,7 @@
 """Fits of every estimator, method and solver: does a change leave them the same to the bit?
 
-    python benchmarks/robustness/same_fits.py --save fits.json   # on the commit before
-    python benchmarks/robustness/same_fits.py --check fits.json  # after the change, same machine
+    python -m benchmarks.robustness.same_fits --save fits.json   # on the commit before
+    python -m benchmarks.robustness.same_fits --check fits.json  # after the change, same machine
 
 What is compared are digests of the fitted arrays and of the losses. They depend on the processor
 and on the versions of torch and numpy, so that the file is not kept.

@@ -1,18 +1,13 @@
 """The default settings against a tuned MLPClassifier and against ordinary dropout.
 
-Run ``python benchmarks/defaults.py``. On the data sets that scikit-learn bundles, over several
-random splits (30 % held out): the classifier as it comes, the same with ``method="sampling"``,
-LogisticRegression with the best C, and MLPClassifier with the best of twelve settings (both by
-3-fold cross-validation on the training part).
+Run ``python -m benchmarks.quality.defaults``. On the data sets that scikit-learn bundles, over
+several random splits (30 % held out): the classifier as it comes, the same with
+``method="sampling"``, LogisticRegression with the best C, and MLPClassifier with the best of
+twelve settings (both by 3-fold cross-validation on the training part).
 """
 
-import argparse
-import json
-import time
 import warnings
-from pathlib import Path
 
-import harness
 import numpy as np
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 from sklearn.linear_model import LogisticRegression
@@ -22,6 +17,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
 
+from benchmarks import harness
 from sklearn_margdrop import MarginalizedDropoutClassifier
 
 DATA = {
@@ -60,9 +56,8 @@ def evaluate(load, scaler, seed, untuned):
         if untuned and isinstance(candidate, GridSearchCV):
             continue
         model = make_pipeline(scaler(), candidate)
-        start = time.perf_counter()
-        model.fit(X, y)
-        seconds = getattr(model[-1], "refit_time_", time.perf_counter() - start)
+        seconds = harness.seconds_of(lambda: model.fit(X, y))  # noqa: B023
+        seconds = getattr(model[-1], "refit_time_", seconds)
         fitted = getattr(model[-1], "best_estimator_", model[-1])
         probability = model.predict_proba(X_test)
         results[name] = (
@@ -75,14 +70,11 @@ def evaluate(load, scaler, seed, untuned):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--splits", type=int, default=5)
+    parser = harness.parser(__doc__, "splits", "json", splits=5)
     parser.add_argument("--untuned", action="store_true", help="leave out the slow tuned peers")
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # settings of the peers that do not converge
-    environment = harness.environment()
-    print(f"{options.splits} splits; {environment}")
+    print(f"{options.splits} splits; {harness.environment()}")
     table = {}
     for title, (load, scaler) in DATA.items():
         runs = [evaluate(load, scaler, seed, options.untuned) for seed in range(options.splits)]
@@ -91,7 +83,7 @@ def main():
         for name in runs[0]:
             values = np.array([run[name] for run in runs])
             accuracy, loss, epochs, seconds = values.mean(0)
-            error = values[:, 0].std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
+            error = harness.standard_error(values[:, 0])
             print(
                 f"  {name:26s}{accuracy:9.4f}{error:8.4f}{loss:10.4f}{epochs:8.0f}{seconds:7.2f}",
                 flush=True,
@@ -103,9 +95,7 @@ def main():
                 "epochs": epochs,
                 "seconds": seconds,
             }
-    if options.json:
-        result = {"splits": options.splits, "environment": environment, "results": table}
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    harness.store(options.json, splits=options.splits, results=table)
 
 
 if __name__ == "__main__":

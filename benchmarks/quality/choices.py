@@ -1,8 +1,8 @@
 """Which noise, placement, retain rate, model and method: each choice on several data sets.
 
-Run ``python benchmarks/choices.py``; MNIST, the counts and the text need ``MARGDROP_DATA`` (see
-`text_data.py`). What is finished is stored and is not run again. ``--report`` prints the tables,
-``--quick`` takes one seed and fewer data sets, ``--questions`` chooses tables.
+Run ``python -m benchmarks.quality.choices``; MNIST, the counts and the text need ``MARGDROP_DATA``
+(see `text_data.py`). What is finished is stored and is not run again. ``--report`` prints the
+tables, ``--quick`` takes one seed and fewer data sets, ``--questions`` chooses tables.
 
 Tables have a random half of the rows (1000 of MNIST, 2000 of the counts) to learn from and the
 rest to be scored on; a seed draws the rows and seeds the model. Features are divided by their
@@ -13,14 +13,10 @@ on the training rows.
 rest are the unlabelled rows of a generalised linear model.
 """
 
-import time
 from functools import lru_cache
 from itertools import product
 
-import cells
-import image_data
 import numpy as np
-import text_data
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
@@ -29,6 +25,7 @@ from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+from benchmarks import cells, harness, image_data, text_data
 from sklearn_margdrop import (
     MarginalizedDropoutClassifier,
     MarginalizedDropoutGLMClassifier,
@@ -163,9 +160,7 @@ def measure_few_labels(cell):
 
 
 def score(model, kind, train, test, **options):
-    start = time.perf_counter()
-    model.fit(*train, **options)
-    seconds = time.perf_counter() - start
+    seconds = harness.seconds_of(lambda: model.fit(*train, **options))
     X, y = test
     if kind == "label":
         loss = log_loss(y, model.predict_proba(X), labels=np.unique(y))
@@ -234,7 +229,7 @@ def mean(results):
     text = f"{np.mean(scores):.1f}"
     if len(scores) > 1:  # with spaces at which no line breaks
         text += "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
-        text += f"{np.std(scores, ddof=1) / len(scores) ** 0.5:.1f}"
+        text += f"{harness.standard_error(scores):.1f}"
     if "log_loss" in results[0]:
         text += f" ({np.mean([result['log_loss'] for result in results]):.3f})"
     return text

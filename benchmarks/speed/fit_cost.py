@@ -1,24 +1,23 @@
 """The cost of whole fits, of predictions, and of a generalised linear model on text.
 
-Run ``python benchmarks/fit_cost.py``. Networks: all peers make the same number of epochs over the
-same rows with Adam; ours do so through the estimator, with its validation, history and callbacks.
-Predictions are compared with the bare matrix products. The text, where there is any
+Run ``python -m benchmarks.speed.fit_cost``. Networks: all peers make the same number of epochs
+over the same rows with Adam; ours do so through the estimator, with its validation, history and
+callbacks. Predictions are compared with the bare matrix products. The text, where there is any
 (`text_data.py`), is IMDB: LogisticRegression(lbfgs) and ours each make the fewest iterations that
 bring them to within 1e-4 (relative) of the lowest value of their own objective.
 """
 
 import warnings
 
-import image_data
 import numpy as np
-import text_data
 import torch
-from harness import Results, parser, take_turns
-from peers import random_images, skorch_net, torch_fit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.neural_network import MLPClassifier
 
+from benchmarks import image_data, text_data
+from benchmarks.harness import Results, parser, take_turns
+from benchmarks.speed.peers import random_images, skorch_net, torch_fit
 from sklearn_margdrop import MarginalizedDropoutClassifier, MarginalizedDropoutGLMClassifier
 
 METHODS = {
@@ -103,7 +102,7 @@ def text(X, y):
 
 
 def main():
-    options = parser(__doc__)
+    options = parser(__doc__, "device", "turns", "json", "check")
     options.add_argument("--only", choices=["small", "large", "predict", "text"])
     options = options.parse_args()
     warnings.simplefilter("ignore")  # of epochs and iterations that are few on purpose

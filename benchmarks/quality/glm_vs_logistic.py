@@ -1,6 +1,7 @@
 """The generalised linear models against scikit-learn's, on real text and real counts.
 
-Run ``python benchmarks/glm_vs_logistic.py``; see `text_data.py` for where the data come from.
+Run ``python -m benchmarks.quality.glm_vs_logistic``; see `text_data.py` for where the data come
+from.
 
 Small text sets are cut at random into thirds: training, unlabelled and test rows. IMDB has its own
 split. Features are binary bags of words. LogisticRegression has the best C and SGDClassifier the
@@ -14,21 +15,17 @@ and the peak memory of the first such fit in a fresh process, the data included 
 not, in units of the data.
 """
 
-import argparse
-import json
-import time
 import warnings
 from functools import partial
 from pathlib import Path
 
-import harness
 import numpy as np
 import scipy.sparse as sp
-import text_data
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression, PoissonRegressor, SGDClassifier
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
+from benchmarks import harness, text_data
 from sklearn_margdrop import MarginalizedDropoutGLMClassifier, MarginalizedDropoutGLMRegressor
 
 C = {"C": [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 100]}
@@ -77,10 +74,8 @@ class Table:
         if name not in self.rows:
             memory = peak_memory(model, *train, options) if Path("/proc/self").exists() else np.nan
             self.rows[name] = {"score": [], "seconds": [], "n_iter": [], "memory": memory}
-        start = time.perf_counter()
-        fitted = clone(model).fit(*train, **options)
-        row = self.rows[name]
-        row["seconds"].append(time.perf_counter() - start)
+        fitted, row = clone(model), self.rows[name]
+        row["seconds"].append(harness.seconds_of(lambda: fitted.fit(*train, **options)))
         row["score"].append(float(fitted.score(*test)))
         row["n_iter"].append(float(np.max(fitted.n_iter_)))
 
@@ -173,14 +168,11 @@ def count_data(name, load, n_splits):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--splits", type=int, default=5, help="random splits of the small sets")
+    parser = harness.parser(__doc__, "splits", "json", splits=5)
     parser.add_argument("--repeats", type=int, default=3, help="repeats of the fits on IMDB")
     parser.add_argument("--only", nargs="*", help="names of data sets")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
-    environment = harness.environment()
-    print(environment)
+    print(harness.environment())
     jobs = {name: partial(small_text, name, arguments.splits) for name in text_data.available()}
     if text_data.FOLDER:
         jobs |= {
@@ -196,9 +188,7 @@ def main():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of grids and solvers that do not converge
             results[name] = job()
-        if arguments.json:
-            stored = {"environment": environment, "results": results}
-            arguments.json.write_text(json.dumps(stored, indent=1) + "\n")
+        harness.store(arguments.json, results=results)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Tables 1, 2 and 3 and Figure 1 of the MNIST paper (P), beside its published figures.
 
-Run ``python benchmarks/mnist_tables.py``; what is finished is stored and is not run again, so a
-run that was killed goes on where it was. ``--report`` prints the tables, ``--quick`` runs all of
-it on less data in minutes, ``--tables``, ``--rows``, ``--images`` and ``--epochs`` choose a part.
+Run ``python -m benchmarks.quality.mnist_tables``; what is finished is stored and is not run again,
+so a run that was killed goes on where it was. ``--report`` prints the tables, ``--quick`` runs all
+of it on less data in minutes, ``--tables``, ``--rows``, ``--images`` and ``--epochs`` choose a
+part.
 
 Of the 60,000 training images, 10,000 at random validate. Hidden layers are logistic and, but for
 half of Table 3, pretrained layer by layer as restricted Boltzmann machines. Training is SGD with
@@ -18,13 +19,12 @@ import time
 from itertools import product
 from pathlib import Path
 
-import cells
-import image_data
 import joblib
 import numpy as np
 from sklearn.neural_network import BernoulliRBM
 from skorch.callbacks import Callback
 
+from benchmarks import cells, image_data
 from sklearn_margdrop import MarginalizedDropoutClassifier
 from sklearn_margdrop.training.batches import Features
 

@@ -1,9 +1,9 @@
 """Fits of a linear model on a Dask cluster of one machine: one and two workers, and what is sent.
 
-Run ``python benchmarks/cluster.py`` on an idle machine with two cores or more. The workers are
-processes of one thread each; fits on one, on two and in this process alone, with one thread, take
-turns. The data lie on the workers before a fit begins, and their allocator keeps its memory, as
-the page on clusters advises. Bytes are those that the loopback interface counts (Linux), beside
+Run ``python -m benchmarks.speed.cluster`` on an idle machine with two cores or more. The workers
+are processes of one thread each; fits on one, on two and in this process alone, with one thread,
+take turns. The data lie on the workers before a fit begins, and their allocator keeps its memory,
+as the page on clusters advises. Bytes are those that the loopback interface counts (Linux), beside
 the size of what an evaluation sends and gets. The last lines project an evaluation to more
 workers, from its time on rows that cost nothing; no network lies between the processes here, so
 that its latency and bandwidth are assumptions.
@@ -20,8 +20,8 @@ import numpy as np
 import psutil
 import torch
 from distributed import Client, LocalCluster, wait
-from harness import Results, parser
 
+from benchmarks.harness import Results, parser
 from sklearn_margdrop import MarginalizedDropoutGLMClassifier
 from sklearn_margdrop.distributed.partitions import _FAN_IN, Bundles
 
@@ -96,9 +96,7 @@ def fit_on(n_workers, shape, max_iter, threads=1):
 
 
 def main():
-    options = parser(__doc__, device=False)
-    options.add_argument("--quick", action="store_true", help="few rows, to see that it runs")
-    options = options.parse_args()
+    options = parser(__doc__, "turns", "quick", "json", "check").parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     os.environ.update(KEEP_MEMORY)  # of the workers

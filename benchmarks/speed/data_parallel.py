@@ -1,6 +1,6 @@
 """One training step on one process and on several, which Accelerate would launch.
 
-Run ``python benchmarks/data_parallel.py``: it starts the processes itself, on CPUs, with one
+Run ``python -m benchmarks.speed.data_parallel``: it starts the processes itself, on CPUs, with one
 thread each. They take turns with a single process, the others waiting; "the exchange alone" sums
 as many numbers as the step does. On fewer idle cores than processes there is nothing to gain.
 """
@@ -13,9 +13,9 @@ import warnings
 
 import torch
 from accelerate import Accelerator
-from harness import Results, parser, take_turns
-from peers import RETAIN, endless, our_net, random_images, rows_of
 
+from benchmarks.harness import Results, parser, take_turns
+from benchmarks.speed.peers import endless, our_net, random_images, rows_of, title
 from sklearn_margdrop.distributed.data_parallel import engine_of
 from sklearn_margdrop.training.engine import Engine
 
@@ -53,16 +53,12 @@ def work(options):
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     accelerator = Accelerator(cpu=True)
-    shapes = SHAPES
-    if options.layers:
-        sizes = tuple(int(width) for width in options.layers.split("-"))
-        shapes = [(sizes, options.batch_size, options.steps)]
+    own = [(options.layers, options.batch_size, options.steps)]
     results = Results(options) if accelerator.is_main_process else None
-    for sizes, batch_size, steps in shapes:
+    for sizes, batch_size, steps in own if options.layers else SHAPES:
         seconds = take_turns(peers(sizes, batch_size, accelerator), options.turns or 15, steps)
-        case = f"{'-'.join(map(str, sizes))}, batches of {batch_size}, retain rate {RETAIN}"
         if results is not None:
-            results.add(case, seconds, [ALONE])
+            results.add(title(sizes, batch_size), seconds, [ALONE])
     accelerator.end_training()
     if results is not None:
         results.finish()
@@ -77,7 +73,7 @@ def launch(n_processes):
     common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     children = [
         subprocess.Popen(
-            [sys.executable, *sys.argv],
+            [sys.executable, *sys.orig_argv[1:]],
             env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(n_processes)
@@ -91,11 +87,8 @@ def launch(n_processes):
 
 
 def main():
-    options = parser(__doc__, device=False)
+    options = parser(__doc__, "turns", "layers", "batch-size", "steps", "json", "check")
     options.add_argument("--processes", type=int, default=2)
-    options.add_argument("--layers", help="widths, joined by dashes, instead of the usual shapes")
-    options.add_argument("--batch-size", type=int, default=100)
-    options.add_argument("--steps", type=int, default=10, help="steps a turn, with --layers")
     options = options.parse_args()
     if "RANK" not in os.environ:
         sys.exit(launch(options.processes))

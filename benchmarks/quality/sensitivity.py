@@ -1,24 +1,20 @@
 """How much each parameter of the network matters: one at a time is moved away from its default.
 
-Run ``python benchmarks/sensitivity.py`` (ten minutes). On scikit-learn's digits and breast cancer
-data, over random splits (a third of the rows to learn from, so that regularisation has something
-to do): accuracy and log loss on the other rows, epochs and seconds. The order of the parameters by
-the spread of their log losses is the order in which to search.
+Run ``python -m benchmarks.quality.sensitivity`` (ten minutes). On scikit-learn's digits and breast
+cancer data, over random splits (a third of the rows to learn from, so that regularisation has
+something to do): accuracy and log loss on the other rows, epochs and seconds. The order of the
+parameters by the spread of their log losses is the order in which to search.
 """
 
-import argparse
-import json
-import time
 import warnings
-from pathlib import Path
 
-import harness
 import numpy as np
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks import harness
 from sklearn_margdrop import MarginalizedDropoutClassifier
 
 DATA = {"digits": load_digits, "breast cancer": load_breast_cancer}
@@ -41,19 +37,15 @@ def measure(load, setting, seed):
     X, X_test, y, y_test = train_test_split(X, y, train_size=1 / 3, stratify=y, random_state=seed)
     scaler = StandardScaler().fit(X)
     model = MarginalizedDropoutClassifier(random_state=seed, **setting)
-    start = time.perf_counter()
-    model.fit(scaler.transform(X), y)
-    seconds = time.perf_counter() - start
+    seconds = harness.seconds_of(lambda: model.fit(scaler.transform(X), y))
     probability = model.predict_proba(scaler.transform(X_test))
     accuracy = np.mean(model.classes_[probability.argmax(1)] == y_test)
     return float(accuracy), float(log_loss(y_test, probability)), model.n_iter_, seconds
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--splits", type=int, default=5)
+    parser = harness.parser(__doc__, "splits", "json", splits=5)
     parser.add_argument("--only", nargs="*", default=list(GRID), help="parameters")
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # of fits that end at max_iter
     results = {}
@@ -72,9 +64,7 @@ def main():
                 )
                 results.setdefault(data, {})[setting] = runs
             print(f"{data:14s}{name:32s} spread of the log loss {max(losses) - min(losses):.4f}\n")
-    if options.json:
-        stored = {"environment": harness.environment(), "results": results}
-        options.json.write_text(json.dumps(stored, indent=1) + "\n")
+    harness.store(options.json, results=results)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Document classification as in Wager, Wang and Liang (W), beside its published figures.
 
-Run ``python benchmarks/text_tables.py`` with ``MARGDROP_DATA`` set (see `text_data.py`; without it
-there are the newsgroups). What is finished is stored and is not run again, so a run that was
-killed goes on where it was. ``--report`` prints the tables, ``--quick`` runs all of it on fewer
-documents and one split, ``--names`` and ``--systems`` choose a part of it.
+Run ``python -m benchmarks.quality.text_tables`` with ``MARGDROP_DATA`` set (see `text_data.py`;
+without it there are the newsgroups). What is finished is stored and is not run again, so a run
+that was killed goes on where it was. ``--report`` prints the tables, ``--quick`` runs all of it on
+fewer documents and one split, ``--names`` and ``--systems`` choose a part of it.
 
 (a) Documents are cut at random into thirds: training, unlabelled and test rows. Features are the
 presence of words and of marks of punctuation. Every system is tuned by three-fold
@@ -16,15 +16,12 @@ is from fast dropout (F).
 The published figures were written down from memory of the paper.
 """
 
-import time
-
-import cells
 import numpy as np
-import text_data
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import ParameterGrid, StratifiedKFold
 
+from benchmarks import cells, harness, text_data
 from sklearn_margdrop import MarginalizedDropoutGLMClassifier
 
 #: Words, and single marks of punctuation.
@@ -116,12 +113,12 @@ def measure(cell, data):
     model, grid, sees_unlabeled = SYSTEMS[cell["system"]]
     fit_parameters = {"X_unlabeled": unlabeled} if sees_unlabeled else {}
     best = tune(model, grid, X, y, **fit_parameters)
-    start = time.perf_counter()
-    fitted = clone(model).set_params(**best).fit(X, y, **fit_parameters)
+    fitted = clone(model).set_params(**best)
+    seconds = harness.seconds_of(lambda: fitted.fit(X, y, **fit_parameters))
     result = {
         "accuracy": float(fitted.score(X_test, y_test)),
         "setting": best,
-        "seconds": time.perf_counter() - start,
+        "seconds": seconds,
         "shape": X.shape,
     }
     print(f"  {100 * result['accuracy']:.2f} % with {best}", flush=True)
@@ -165,8 +162,7 @@ def _mean(results):
     accuracies = [100 * result["accuracy"] for result in results]
     if len(accuracies) < 2:
         return f"{accuracies[0]:.2f}" if accuracies else "not run"
-    error = np.std(accuracies, ddof=1) / len(accuracies) ** 0.5
-    return f"{np.mean(accuracies):.2f} ± {error:.2f}"
+    return f"{np.mean(accuracies):.2f} ± {harness.standard_error(accuracies):.2f}"
 
 
 def main():

@@ -1,9 +1,10 @@
 """Error of the categorical family's `moments` rule against a million samples a row.
 
-Run ``python benchmarks/categorical_rule.py`` (a few minutes). Rows of 30 binary features, half of
-them on, under dropout with retain rate 0.5, and normal weights that give each logit a noise
-variance of 0.5, 2 or 8. The reference is the expectation over the gaussian with the moments of the
-noisy logits, from 10^6 antithetic samples; the errors are in per cent of its mean over the rows.
+Run ``python -m benchmarks.quality.categorical_rule`` (a few minutes). Rows of 30 binary features,
+half of them on, under dropout with retain rate 0.5, and normal weights that give each logit a
+noise variance of 0.5, 2 or 8. The reference is the expectation over the gaussian with the moments
+of the noisy logits, from 10^6 antithetic samples; the errors are in per cent of its mean over the
+rows.
 """
 
 import torch

@@ -1,19 +1,16 @@
 """The network with few labels, with and without the rest of the rows.
 
-Run ``python benchmarks/few_labels.py`` (two minutes). scikit-learn's digits: so many rows with a
-label, 600 to test, the others without a label; settings as they come.
+Run ``python -m benchmarks.quality.few_labels`` (two minutes). scikit-learn's digits: so many rows
+with a label, 600 to test, the others without a label; settings as they come.
 """
 
-import argparse
-import json
 import warnings
-from pathlib import Path
 
-import harness
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from benchmarks import harness
 from sklearn_margdrop import MarginalizedDropoutClassifier
 
 #: The discount of the unlabelled rows; None does without them.
@@ -35,10 +32,8 @@ def accuracies(n_labeled, seed):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--splits", type=int, default=10)
+    parser = harness.parser(__doc__, "splits", "json", splits=10)
     parser.add_argument("--labels", type=int, nargs="+", default=[50, 100, 200, 400])
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # of fits that end at max_iter
     results = {}
@@ -47,11 +42,9 @@ def main():
         results[n_labeled] = {name: [run[name] for run in runs] for name in DISCOUNTS}
         for name, scores in results[n_labeled].items():
             percent = 100 * np.array(scores)
-            error = percent.std(ddof=1) / len(scores) ** 0.5
+            error = harness.standard_error(percent)
             print(f"{n_labeled:5d} labels, {name:20s} {percent.mean():6.2f} +- {error:.2f}")
-    if options.json:
-        stored = {"environment": harness.environment(), "results": results}
-        options.json.write_text(json.dumps(stored, indent=1) + "\n")
+    harness.store(options.json, results=results)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
 """Seconds and epochs until a validation error is reached, for each method.
 
-Run ``python benchmarks/time_to_accuracy.py`` (MNIST; ``--data digits`` needs no download). A sixth
-of the training images validates; all methods start from the same weights and see the same batches.
-Errors are medians of three epochs in a row. The target of a seed is the error that sampling ends
-at, the median of its last five epochs; a method has reached it when its own is as low. Seconds are
-those of the epochs, validation included.
+Run ``python -m benchmarks.speed.time_to_accuracy`` (MNIST; ``--data digits`` needs no download). A
+sixth of the training images validates; all methods start from the same weights and see the same
+batches. Errors are medians of three epochs in a row. The target of a seed is the error that
+sampling ends at, the median of its last five epochs; a method has reached it when its own is as
+low. Seconds are those of the epochs, validation included.
 """
 
 import warnings
 
-import image_data
 import numpy as np
-from harness import Results, parser
 
+from benchmarks import image_data
+from benchmarks.harness import Results, parser
 from sklearn_margdrop import MarginalizedDropoutClassifier
 
 #: Both as textbooks set them, for all methods.
@@ -55,7 +55,7 @@ def reached(errors, seconds, target):
 
 
 def main():
-    options = parser(__doc__, turns=False)
+    options = parser(__doc__, "device", "json", "check")
     options.add_argument("--data", choices=["mnist", "digits"], default="mnist")
     options.add_argument("--epochs", type=int, default=50)
     options.add_argument("--seeds", type=int, default=3)

@@ -17,6 +17,11 @@ RETAIN = (0.8, 0.5)
 SGD = {"lr": 0.1, "momentum": 0.5}
 
 
+def title(sizes, batch_size):
+    """What a case of steps is called."""
+    return f"{'-'.join(map(str, sizes))}, batches of {batch_size}, retain rate {RETAIN}"
+
+
 def random_images(n_rows, n_features, n_classes):
     """Rows as sparse as MNIST's, and labels that have nothing to do with them."""
     rng = np.random.default_rng(0)

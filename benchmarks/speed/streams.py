@@ -1,23 +1,22 @@
 """Streams larger than the memory: rows a second, and memory that is flat in their number.
 
-Run ``python benchmarks/streams.py``. Each model learns a stream of 20 GB by `partial_fit`, in a
-process of its own; the chunks are made as they are needed and never stored. Memory is the peak of
-the whole process, imports included, and what it grows by between the first and the last tenth of
-the stream. On every tenth chunk scikit-learn's `SGDClassifier` takes turns with the model. Then
-`fit` reads a memory-mapped file, and the memory that is no file's is watched. ``--quick`` is a
-small run of all of it.
+Run ``python -m benchmarks.speed.streams``. Each model learns a stream of 20 GB by `partial_fit`,
+in a process of its own; the chunks are made as they are needed and never stored. Memory is the
+peak of the whole process, imports included, and what it grows by between the first and the last
+tenth of the stream. On every tenth chunk scikit-learn's `SGDClassifier` takes turns with the
+model. Then `fit` reads a memory-mapped file, and the memory that is no file's is watched.
+``--quick`` is a small run of all of it.
 """
 
 import tempfile
 import threading
-import time
 import warnings
 from pathlib import Path
 
 import numpy as np
-from harness import Results, in_fresh_process, memory_status, parser
 from sklearn.linear_model import SGDClassifier
 
+from benchmarks.harness import Results, in_fresh_process, memory_status, parser, seconds_of
 from sklearn_margdrop import MarginalizedDropoutClassifier, MarginalizedDropoutGLMClassifier
 
 #: float32 rows of so many features, so many to a chunk and to a batch.
@@ -55,10 +54,10 @@ def learn(name, n_chunks):
     seconds, ratios, memory = [], [], []
     for number in range(n_chunks):
         X, y = chunk(number)
-        seconds.append(_seconds(lambda: model.partial_fit(X, y, classes=[False, True])))  # noqa: B023
+        seconds.append(seconds_of(lambda: model.partial_fit(X, y, classes=[False, True])))  # noqa: B023
         memory.append(memory_status("VmRSS"))
         if number % 10 == 9:
-            theirs = _seconds(lambda: peer.partial_fit(X, y, classes=[False, True]))  # noqa: B023
+            theirs = seconds_of(lambda: peer.partial_fit(X, y, classes=[False, True]))  # noqa: B023
             ratios.append(seconds[-1] / theirs)
     accuracy = float(model.score(*chunk(n_chunks)))
     return seconds, ratios, memory, memory_status("VmHWM"), accuracy
@@ -80,17 +79,11 @@ def fit_file(name, path):
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        seconds = _seconds(lambda: model.fit(X, y))
+        seconds = seconds_of(lambda: model.fit(X, y))
     finally:
         done.set()
         watcher.join()
     return seconds, max(memory) - memory[0], max(memory)
-
-
-def _seconds(call):
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def write(path, n_chunks):
@@ -104,11 +97,10 @@ def write(path, n_chunks):
 
 
 def main():
-    options = parser(__doc__, turns=False, device=False)
+    options = parser(__doc__, "quick", "json", "check")
     options.add_argument("--gigabytes", type=float, default=20, help="of the stream")
     options.add_argument("--file-gigabytes", type=float, default=3, help="of the file")
     options.add_argument("--folder", type=Path, help="where the file lies for a while")
-    options.add_argument("--quick", action="store_true", help="0.2 and 0.1 GB")
     options = options.parse_args()
     if options.quick:
         options.gigabytes, options.file_gigabytes = 0.2, 0.1

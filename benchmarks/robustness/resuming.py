@@ -4,12 +4,11 @@ Each fit runs in a process of its own, which gets SIGKILL after a random time an
 until it ends; what it ends at is compared, bit by bit, with a fit that was left alone. The cost
 is the time of a fit with checkpoints over that of one without, interleaved.
 
-    python benchmarks/resuming.py              # 20 kills of each model
-    python benchmarks/resuming.py --quick      # 2
+    python -m benchmarks.robustness.resuming              # 20 kills of each model
+    python -m benchmarks.robustness.resuming --quick      # 2
 """
 
 import argparse
-import json
 import random
 import statistics
 import subprocess
@@ -20,9 +19,9 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from harness import environment
 from sklearn.exceptions import ConvergenceWarning
 
+from benchmarks import harness
 from sklearn_margdrop import MarginalizedDropoutClassifier, MarginalizedDropoutGLMClassifier
 
 MODELS = {
@@ -58,17 +57,16 @@ def fit(name, folder=None, max_iter=None):
     model = MODELS[name].set_params(checkpoint=folder)
     if max_iter is not None:
         model.set_params(max_iter=max_iter)
-    start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(X, y)
-    seconds = time.perf_counter() - start
+        seconds = harness.seconds_of(lambda: model.fit(X, y))
     parts = model.coefs_ if hasattr(model, "coefs_") else [model.coef_, model.intercept_]
     return b"".join(part.tobytes() for part in parts), seconds
 
 
 def start(*arguments):
-    return subprocess.Popen([sys.executable, __file__, "--fit", *map(str, arguments)])
+    command = [sys.executable, "-m", "benchmarks.robustness.resuming", "--fit"]
+    return subprocess.Popen([*command, *map(str, arguments)], cwd=harness.ROOT)
 
 
 def run_killed(name, max_iter, n_kills, expected, seconds, chance):
@@ -91,18 +89,16 @@ def run_killed(name, max_iter, n_kills, expected, seconds, chance):
     return killed, equal
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two kills of each model")
-    parser.add_argument("--json", type=Path, help="store the results here")
+def main():
+    parser = harness.parser(__doc__, "quick", "json")
     parser.add_argument("--fit", nargs=4, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     if options.fit:
         name, max_iter, folder, target = options.fit
         Path(target).write_bytes(fit(name, folder, int(max_iter))[0])
         return
     n_kills, repeats = (2, 1) if options.quick else (20, 5)
-    result = {"environment": environment(), "models": {}}
+    models = {}
     chance = random.Random(0)
     for name in MODELS:
         times = {"with": [], "without": []}
@@ -113,7 +109,7 @@ def main(arguments=None):
             times["without"].append(seconds)
         with_, without = (statistics.median(times[key]) for key in ("with", "without"))
         killed, equal = run_killed(name, MODELS[name].max_iter, n_kills, expected, with_, chance)
-        result["models"][name] = {
+        models[name] = {
             "starts": n_kills,
             "killed": killed,
             "equal": equal,
@@ -125,8 +121,7 @@ def main(arguments=None):
             f"{name:25s} killed {killed:2d} of {n_kills}, equal bits {equal:2d} of {n_kills}; "
             f"with checkpoints {with_:.2f} s / without {without:.2f} s = {with_ / without:.2f}"
         )
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    harness.store(options.json, models=models)
 
 
 if __name__ == "__main__":

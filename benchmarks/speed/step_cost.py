@@ -1,18 +1,19 @@
 """The cost of one training step: each method against plain torch, skorch and MLPClassifier.
 
-Run ``python benchmarks/step_cost.py``. A step is what a fit does for each batch: slice it, compute
-the objective and its gradient, update the weights by SGD with momentum; what a fit adds is in
-fit_cost.py. The plain torch loop slices the same tensors and has torch's default optimiser, which
-is not the fused one that ours takes; skorch's own loader makes its batches; MLPClassifier makes
-one `partial_fit` of a batch, which validates it first.
+Run ``python -m benchmarks.speed.step_cost``. A step is what a fit does for each batch: slice it,
+compute the objective and its gradient, update the weights by SGD with momentum; what a fit adds is
+in fit_cost.py. The plain torch loop slices the same tensors and has torch's default optimiser,
+which is not the fused one that ours takes; skorch's own loader makes its batches; MLPClassifier
+makes one `partial_fit` of a batch, which validates it first.
 """
 
 import warnings
 
 import torch
-from harness import Results, parser, take_turns
-from peers import (
-    RETAIN,
+from sklearn.neural_network import MLPClassifier
+
+from benchmarks.harness import Results, parser, take_turns
+from benchmarks.speed.peers import (
     SGD,
     endless,
     our_net,
@@ -20,9 +21,9 @@ from peers import (
     random_images,
     rows_of,
     skorch_net,
+    title,
     torch_step,
 )
-from sklearn.neural_network import MLPClassifier
 
 #: Widths, batch size, and the probes of "quadratic" (None for all classes and for one).
 SHAPES = [
@@ -104,24 +105,17 @@ def peers(sizes, batch_size, n_probes, device):
 
 
 def main():
-    options = parser(__doc__)
-    options.add_argument("--layers", help="widths, joined by dashes, instead of the usual shapes")
-    options.add_argument("--batch-size", type=int, default=100)
+    options = parser(__doc__, "device", "turns", "layers", "batch-size", "steps", "json", "check")
     options.add_argument("--n-probes", type=int)
-    options.add_argument("--steps", type=int, default=10, help="steps a turn")
     options = options.parse_args()
     warnings.simplefilter("ignore")
-    shapes = SHAPES
-    if options.layers:
-        sizes = tuple(int(width) for width in options.layers.split("-"))
-        shapes = [(sizes, options.batch_size, options.n_probes)]
+    own = [(options.layers, options.batch_size, options.n_probes)]
     results = Results(options)
-    for sizes, batch_size, n_probes in shapes:
+    for sizes, batch_size, n_probes in own if options.layers else SHAPES:
         device = torch.device(options.device)
         steps = peers(sizes, batch_size, n_probes, device)
         seconds = take_turns(steps, options.turns or 30, options.steps, device)
-        case = f"{'-'.join(map(str, sizes))}, batches of {batch_size}, retain rate {RETAIN}"
-        results.add(case, seconds, [DROPOUT, PLAIN, "sampling"])
+        results.add(title(sizes, batch_size), seconds, [DROPOUT, PLAIN, "sampling"])
     results.finish()
 
 

@@ -1,20 +1,19 @@
 """How time and memory grow: with rows, width, depth, classes, noisy sites and non-zeros.
 
-Run ``python benchmarks/scaling.py``. One quantity is varied at a time; each measurement is made in
-a fresh process: seconds of a step (of an epoch or prediction for the rows, of an iteration for the
-non-zeros), the median of several, and the peak memory above that of the imports and the data. The
-exponent is the slope of a line through the logarithms.
+Run ``python -m benchmarks.speed.scaling``. One quantity is varied at a time; each measurement is
+made in a fresh process: seconds of a step (of an epoch or prediction for the rows, of an iteration
+for the non-zeros), the median of several, and the peak memory above that of the imports and the
+data. The exponent is the slope of a line through the logarithms.
 """
 
 import statistics
-import time
 import warnings
 
 import numpy as np
 import scipy.sparse as sp
-from harness import Results, in_fresh_process, parser, peak_memory
-from peers import endless, our_net, random_images, rows_of
 
+from benchmarks.harness import Results, in_fresh_process, parser, peak_memory, seconds_of
+from benchmarks.speed.peers import endless, our_net, random_images, rows_of
 from sklearn_margdrop import MarginalizedDropoutClassifier, MarginalizedDropoutGLMClassifier
 
 STEPS = ("sampling", "diagonal", "quadratic")
@@ -64,12 +63,7 @@ def _measure(call, repeats):
     warnings.simplefilter("ignore")
     megabytes = peak_memory(call)
     call()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds), megabytes
+    return statistics.median(seconds_of(call) for _ in range(repeats)), megabytes
 
 
 #: What is varied, over which values, and how it is measured with which settings.
@@ -100,7 +94,7 @@ def exponent(sizes, values):
 
 
 def main():
-    options = parser(__doc__, turns=False, device=False)
+    options = parser(__doc__, "json", "check")
     options.add_argument("--only", nargs="*", choices=SWEEPS, default=list(SWEEPS))
     options = options.parse_args()
     results = Results(options)

@@ -10,13 +10,13 @@ fits in parallel threads, forked processes and loky's workers with the same fits
 
 A block is stored when it is finished, and a run that was killed goes on after the last one.
 
-    python benchmarks/soak.py                       # all parts
-    python benchmarks/soak.py --parts fits threads
-    python benchmarks/soak.py --report
+    python -m benchmarks.robustness.soak                       # all parts
+    python -m benchmarks.robustness.soak --parts fits threads
+    python -m benchmarks.robustness.soak --report
 
 One configuration by its number, to see why it failed:
 
-    python benchmarks/soak.py --show wide 5017
+    python -m benchmarks.robustness.soak --show wide 5017
 """
 
 import random
@@ -30,15 +30,14 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 
-import cells
-import harness
 import joblib
 import numpy as np
 import torch
 
 import sklearn_margdrop
+from benchmarks import cells, harness
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(harness.ROOT / "tests"))
 import invariances
 import strategies
 
@@ -281,6 +280,6 @@ def main():
 
 
 if __name__ == "__main__":
-    import soak  # under the name that its functions have in other processes
+    from benchmarks.robustness import soak  # the name of its functions in other processes
 
     soak.main()
