@@ -15,12 +15,12 @@ from sklearn_margdrop import (
     MarginalizedDropoutGLMClassifier,
     MarginalizedDropoutGLMRegressor,
     MarginalizedDropoutRegressor,
-    memory,
 )
 from sklearn_margdrop.families import Bernoulli, Categorical, Normal, Poisson
 from sklearn_margdrop.inspection import effective_penalty, penalty_per_sample
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import Dropout
+from sklearn_margdrop.numerics import memory
 from sklearn_margdrop.objective import Objective
 from sklearn_margdrop.penalties import quadratic
 from sklearn_margdrop.training.net import MarginalizedNet
@@ -291,18 +291,6 @@ def test_slices_bound_what_is_pulled_back(tight, monkeypatch):
     with torch.no_grad():
         quadratic(network.trace(batch.x), Categorical())
     assert max(seen) < 20_000
-
-
-@pytest.mark.parametrize(("free", "expected"), [(2**40, 64), (2**28, 16), (1, 1), (None, 64)])
-def test_slices_shrink_with_the_free_memory(free, expected, monkeypatch):
-    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
-    assert memory.slice_length(1000, 2**20, torch.empty(0)) == expected
-
-
-def test_free_memory_is_known_here():
-    free = memory.free_bytes(torch.device("cpu"))
-    assert free is None or 2**20 < free < 2**50
-    assert memory.free_bytes(torch.device("meta")) is None
 
 
 OUT_OF_MEMORY = [
