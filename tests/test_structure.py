@@ -155,3 +155,28 @@ def test_import_is_quiet_and_leaves_torch_alone():
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment
     )
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+#: Modules whose tests are not in a namesake.
+TESTED_ELSEWHERE = {
+    "weighting": "in test_objective.py, with the losses that the weights belong to",
+}
+
+#: Rooms whose modules all have a namesake.
+WITH_NAMESAKES = {"", "export", "inspection", "numerics"}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if path.stem != "__init__"], ids=name_of
+)
+def test_every_module_has_a_namesake_among_the_tests(path):
+    room = name_of(path).rpartition(".")[0]
+    test = Path(__file__).parent / room / f"test_{path.stem}.py"
+    if room in WITH_NAMESAKES:
+        assert test.exists() != (name_of(path) in TESTED_ELSEWHERE)
+
+
+def test_names_of_test_files_are_unique():
+    """As pytest asks of folders that are no packages."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert len(set(names)) == len(names)
