@@ -12,7 +12,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import cells
 from benchmarks.quality import choices, mnist_tables, text_tables
-
 from sklearn_margdrop.methods import METHODS
 from sklearn_margdrop.noise import NOISE_MODELS
 

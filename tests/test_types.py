@@ -22,6 +22,7 @@ from sklearn_margdrop import (
     MarginalizedDropoutGLMRegressor,
     MarginalizedDropoutRegressor,
 )
+from sklearn_margdrop.estimators.nets import TargetNet
 from sklearn_margdrop.families import FAMILIES, Categorical, Family, Normal
 from sklearn_margdrop.inspection import (
     FisherScalingDisplay,
@@ -37,7 +38,6 @@ from sklearn_margdrop.numerics.quadrature import logsumexp_gap, softplus_gap
 from sklearn_margdrop.numerics.sparse import Matrix, SparseMatrix
 from sklearn_margdrop.objective import Objective, Terms
 from sklearn_margdrop.penalties import diagonal, draw_probes, moments, quadratic
-from sklearn_margdrop.training.net import MarginalizedNet
 from sklearn_margdrop.training.optimizers import Fisher, FisherLBFGS
 from sklearn_margdrop.weighting import WeightedRows
 
@@ -170,7 +170,7 @@ def test_classifiers(tmp_path: Path) -> None:
     assert_type(clf.coefs_, list[NDArray[Any]])
     assert_type(clf.loss_curve_, list[float])
     assert_type(clf.validation_scores_, list[float] | None)
-    assert_type(clf.net_, MarginalizedNet)
+    assert_type(clf.net_, TargetNet)
     assert_type(clf.net_.module_, NoisyNetwork)
     assert_type(clf.n_iter_, int)
     clf.to_onnx(tmp_path / "model.onnx")

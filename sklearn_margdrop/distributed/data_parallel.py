@@ -22,6 +22,7 @@ from sklearn_margdrop.numerics.devices import to_array
 from sklearn_margdrop.objective import Terms
 from sklearn_margdrop.training.batches import Rows
 from sklearn_margdrop.training.engine import Engine
+from sklearn_margdrop.training.units import Units
 from sklearn_margdrop.weighting import WeightedRows
 
 S = TypeVar("S")
@@ -188,7 +189,7 @@ class DataParallel(Engine):
         parts = {
             "the number of rows": len(rows),
             "X": zlib.crc32(first.tobytes() + scale.encode()),
-            "y": _checksum(rows.y) ^ _checksum_of_units(rows),
+            "y": _checksum(rows.y) ^ _checksum_of_units(net.target.units),
             "the sample weights": _checksum(rows.weight),
             "the number of unlabelled rows": len(rows.unlabeled or ()),
             "the number of validation rows": len(valid or ()),
@@ -215,8 +216,7 @@ class DataParallel(Engine):
         return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 
 
-def _checksum_of_units(rows: Rows) -> int:
-    units = rows.units
+def _checksum_of_units(units: Units | None) -> int:
     return 0 if units is None else zlib.crc32(units.location.tobytes() + units.scale.tobytes())
 
 

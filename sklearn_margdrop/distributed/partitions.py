@@ -25,7 +25,6 @@ from sklearn_margdrop.numerics.sparse import column_sums, first_row
 from sklearn_margdrop.objective import Objective, Terms
 from sklearn_margdrop.training.batches import Features, Rows
 from sklearn_margdrop.training.engine import Engine
-from sklearn_margdrop.training.units import Units
 from sklearn_margdrop.weighting import WeightedRows
 
 #: Results that one task adds up.
@@ -213,13 +212,10 @@ class Shape(NamedTuple):
 class PartitionedRows(Rows):
     """Rows in partitions; `y` are a few of the targets, which tell all classes or the range."""
 
-    def __init__(
-        self, bundles: Bundles, features: Shape, y: Tensor, units: Units | None = None
-    ) -> None:
+    def __init__(self, bundles: Bundles, features: Shape, y: Tensor) -> None:
         self.bundles = bundles
         self.features = features  # type: ignore[assignment]  # known, not held
         self.y = y
-        self.units = units
         self.weight = self.index = self.unlabeled = None
 
     def __len__(self) -> int:
@@ -230,9 +226,6 @@ class PartitionedRows(Rows):
         """A stand-in with those targets: only :class:`Partitions` evaluates the rows."""
         x, nothing = cast("Any", None), self.y.new_zeros(0)
         return WeightedRows(x, self.y, nothing, nothing)
-
-    def widened(self) -> PartitionedRows:
-        return self  # they have the dtype that they have
 
     def _origin(self) -> Tensor:
         return torch.from_numpy(self.bundles.first("origin"))

@@ -11,6 +11,8 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from sklearn_margdrop.estimators.targets import Target
+from sklearn_margdrop.numerics.devices import release_memory
 from sklearn_margdrop.numerics.memory import is_out_of_memory, with_advice
 from sklearn_margdrop.training.net import MarginalizedNet
 
@@ -57,6 +59,8 @@ class Atomic:
             if is_out_of_memory(error):
                 raise with_advice(error, self._smaller) from error
             raise
+        finally:
+            release_memory()
         changes.append(partial(setattr, self, "__dict__", after))
         list(map(operator.call, changes))  # in one call: signals are handled before it or after it
         if warning is not None:
@@ -82,6 +86,6 @@ class Atomic:
         twin = type(self).__new__(type(self))
         memo: dict[int, Any] = {}
         for name, value in vars(self).items():
-            has_state = name.endswith("_") or isinstance(value, np.random.RandomState)
+            has_state = name.endswith("_") or isinstance(value, np.random.RandomState | Target)
             twin.__dict__[name] = copy.deepcopy(value, memo) if has_state else value
         return twin

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import partial
 from numbers import Integral, Real
 from os import PathLike
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from sklearn_margdrop.distributed.collections import is_dask
 from sklearn_margdrop.distributed.data_parallel import (
@@ -26,35 +28,34 @@ from sklearn_margdrop.distributed.data_parallel import (
 from sklearn_margdrop.estimators.atomic import Atomic, Outcome
 from sklearn_margdrop.estimators.ending import Ending
 from sklearn_margdrop.estimators.html import Outline, with_network
+from sklearn_margdrop.estimators.nets import TargetNet
 from sklearn_margdrop.estimators.sklearn_private import (
     Interval,
     checks_parameters,
     has_callbacks,
     safe_indexing,
 )
+from sklearn_margdrop.estimators.targets import Target
 from sklearn_margdrop.estimators.validation import (
     check_magnitudes,
     check_range,
     check_weights,
+    features_of,
     fresh_random_state,
     typed,
     unlike_labelled,
     validated,
 )
 from sklearn_margdrop.export.graph import Layers, write_onnx
-from sklearn_margdrop.families import Family
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.numerics.ambient import neutral
 from sklearn_margdrop.numerics.csr import MatrixLike
-from sklearn_margdrop.numerics.devices import check_device, release_memory, to_tensor
-from sklearn_margdrop.numerics.sparse import has_duplicates
+from sklearn_margdrop.numerics.devices import check_device, to_tensor
 from sklearn_margdrop.training.batches import Features, Host, Rows
 from sklearn_margdrop.training.callbacks import FitTasks
 from sklearn_margdrop.training.checkpoints import Checkpoints
 from sklearn_margdrop.training.engine import Engine
 from sklearn_margdrop.training.fingerprint import describe, digest
-from sklearn_margdrop.training.net import MarginalizedNet
-from sklearn_margdrop.training.units import Units
 from sklearn_margdrop.weighting import unlabeled_share
 
 #: Above, the weighted gradients of a stream could overflow in float32.
@@ -76,14 +77,49 @@ _PREDICTS_NO_DASK = (
 )
 
 
-class Data(NamedTuple):
-    """What a fit is about, validated and encoded."""
+@dataclass(kw_only=True)
+class Call:
+    """A call of `fit` or `partial_fit`: what its steps share.
 
-    X: Host
-    y: np.ndarray
-    weight: np.ndarray
-    X_unlabeled: Host | None
-    dtype: type[np.floating]
+    Parameters
+    ----------
+    known : Target or None
+        That of the fit that it goes on from; None where it starts anew.
+    incremental : bool, default=False
+        Whether the rows are a chunk of a stream.
+    classes : array-like, default=None
+        Those that the user named.
+
+    Attributes
+    ----------
+    device : torch.device
+    dtype : type
+        That of the features in training.
+    random_state : RandomState
+    target : Target
+    checkpoints : Checkpoints or None
+        They are locked as long as `locks` are not closed.
+    task : sklearn.callback.CallbackContext or None
+    watcher : FitTasks or None
+        They show scikit-learn's callbacks the fit, and its epochs.
+    """
+
+    known: Any
+    incremental: bool = False
+    classes: ArrayLike | None = None
+    device: torch.device = field(init=False)
+    dtype: Any = field(init=False)
+    random_state: np.random.RandomState = field(init=False)
+    target: Any = field(init=False)
+    checkpoints: Checkpoints | None = field(init=False, default=None)
+    task: Any = field(init=False, default=None)
+    watcher: FitTasks | None = field(init=False, default=None)
+    locks: ExitStack = field(init=False, default_factory=ExitStack)
+
+    @property
+    def continuing(self) -> bool:
+        """Whether it goes on from an earlier fit."""
+        return self.known is not None
 
 
 class BaseMarginalizedEstimator(
@@ -91,20 +127,25 @@ class BaseMarginalizedEstimator(
 ):
     """Base of all estimators.
 
-    The kind of model builds and trains the net, and stores what it has learned. The target,
-    a class of :mod:`~sklearn_margdrop.estimators.targets`, encodes ``y``, names the family, and
-    turns the linear predictor into predictions.
+    The kind of model builds and trains the net, and stores what it has learned. The target, of a
+    class of its own, encodes ``y``, names the family and decodes predictions.
     """
 
     n_features_in_: int
     feature_names_in_: NDArray[np.object_]
     n_iter_: int
     loss_curve_: list[float]
-    net_: MarginalizedNet
-    _fitted_units: Any
+    net_: TargetNet
     max_iter: int
     checkpoint: str | PathLike[str] | None
     accelerator: Any = None  # a parameter of the networks alone
+    class_weight: Any = None  # a parameter of the classifiers alone
+
+    _target: Target
+    _net: type[TargetNet]
+
+    #: Whether sparse data stay sparse, batch by batch.
+    _keeps_sparse = False
 
     _parameter_constraints: dict[str, Any] = {
         "noise": "no_validation",  # validation.py knows what is registered
@@ -125,33 +166,24 @@ class BaseMarginalizedEstimator(
         """Raise where parameters do not go together, before the data are looked at."""
 
     @abstractmethod
-    def _train(
-        self,
-        rows: Rows,
-        valid: Rows | None,
-        random_state: np.random.RandomState,
-        continuing: bool,
-        incremental: bool,
-        watcher: FitTasks | None,
-        checkpoints: Checkpoints | None,
-    ) -> MarginalizedNet:
+    def _encode(self, y: Any, call: Call) -> tuple[Any, np.ndarray]:
+        """The target, and `y` as its family takes it."""
+
+    @abstractmethod
+    def _train(self, rows: Rows, valid: Rows | None, call: Call) -> TargetNet:
         """The trained net."""
 
     @abstractmethod
-    def _attributes(self, net: MarginalizedNet) -> dict[str, Any]:
+    def _attributes(self, net: TargetNet) -> dict[str, Any]:
         """The fitted attributes that predictions need."""
 
     @abstractmethod
-    def _store(self, net: MarginalizedNet, rows: Rows, incremental: bool) -> None:
+    def _store(self, net: TargetNet, rows: Rows, incremental: bool) -> None:
         """Set the fitted attributes, other than the curves."""
 
     @abstractmethod
     def _fitted_network(self) -> NoisyNetwork:
         """The noisy network that predicts."""
-
-    @abstractmethod
-    def _fitted_family(self) -> Family:
-        """The family of the output."""
 
     @abstractmethod
     def _fitted_layers(self) -> Layers:
@@ -164,6 +196,10 @@ class BaseMarginalizedEstimator(
     @abstractmethod
     def _dtype(self) -> type[np.floating]:
         """The dtype of the fitted parameters."""
+
+    @abstractmethod
+    def _linear_predictor(self, X: MatrixLike) -> Tensor:
+        """That of the rows, in the units of the user, shape (n_samples, n_outputs)."""
 
     @checks_parameters(skip_nested=False)
     def fit(
@@ -205,8 +241,9 @@ class BaseMarginalizedEstimator(
         TypeError
             If `X` is a Dask collection and the estimator does not take it, see :ref:`clusters`.
         """
-        continuing = self.warm_start and self.__sklearn_is_fitted__()
-        return self._fit(X, y, sample_weight, X_unlabeled, continuing)
+        goes_on = self.warm_start and self.__sklearn_is_fitted__()
+        call = Call(known=self._target if goes_on else None)
+        return self._fit(call, X, y, sample_weight, X_unlabeled)
 
     def _partial_fit(
         self, X: Any, y: Any, sample_weight: Any, X_unlabeled: Any, classes: Any = None
@@ -216,137 +253,129 @@ class BaseMarginalizedEstimator(
                 "partial_fit writes no checkpoint: set checkpoint=None, and pickle the estimator "
                 "between two calls, which keeps all of it."
             )
-        continuing = self.__sklearn_is_fitted__()
-        return self._fit(X, y, sample_weight, X_unlabeled, continuing, True, classes)
+        known = self._target if self.__sklearn_is_fitted__() else None
+        call = Call(known=known, incremental=True, classes=classes)
+        return self._fit(call, X, y, sample_weight, X_unlabeled)
 
     @typed(with_callbacks)
     @neutral()
-    def _fit_anew(
-        self,
-        X: MatrixLike,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None,
-        X_unlabeled: MatrixLike | None,
-        continuing: bool,
-        incremental: bool = False,
-        classes: ArrayLike | None = None,
-    ) -> Outcome:
-        """Train a new net, which takes over from the last one if `continuing`."""
-        task = None if incremental else self._init_callback_context(max_subtasks=self._n_tasks())
-        data = rows = valid = net = watcher = warning = None
+    def _fit_anew(self, call: Call, *data: Any) -> Outcome:
+        """Train a new net, which takes over from the last one if the call goes on from it."""
+        if not call.incremental:
+            call.task = self._init_callback_context(max_subtasks=self._n_tasks())
         given = self.random_state
-        try:
-            device = check_device(check_accelerator(self.accelerator, self.device))
-            random_state = fresh_random_state(shared_seed(self.accelerator, given))
-            self._check_parameters()
-            data = self._validate(
-                device, X, y, sample_weight, X_unlabeled, continuing, incremental, classes
+        call.device = check_device(check_accelerator(self.accelerator, self.device))
+        call.random_state = fresh_random_state(shared_seed(self.accelerator, given))
+        self._check_parameters()
+        with call.locks:
+            rows, valid = self._rows(call, *data)
+            check_magnitudes(self.get_params(deep=False), rows.features.dtype)
+            self._begin_task(call, valid, *data)
+            net = self._train(rows, valid, call)
+        self._check_learned(net)
+        self.net_, self._target = net, net.target
+        self._store(net, rows, call.incremental)
+        net.engine_ = Engine()  # the processes of this fit are nothing to count on later
+        changes = self._record(net, call.incremental)
+        if isinstance(given, np.random.RandomState):
+            changes.append(partial(given.set_state, call.random_state.get_state(legacy=False)))
+        if call.watcher is not None:
+            call.task.call_on_fit_task_end(
+                estimator=self, reconstruction_attributes={}, **call.watcher.data
             )
-            with self._checkpoints(data, device, continuing, random_state) as checkpoints:
-                rows, valid = self._rows(data, device, continuing, incremental, random_state)
-                check_magnitudes(self.get_params(deep=False), rows.features.dtype)
-                if task is not None and has_callbacks(task):
-                    shown = self._task_data(X, y, sample_weight, valid)
-                    task.call_on_fit_task_begin(estimator=self, **shown)
-                    watcher = FitTasks(self, task, self._step, self._attributes, shown)
-                net = self._train(
-                    rows, valid, random_state, continuing, incremental, watcher, checkpoints
-                )
-            good = net.has_learned_ or net.best_score_ is not None
-            if net.stop_reason_ == "diverged" and not good:
-                kept = " What was fitted before is kept." if self.__sklearn_is_fitted__() else ""
-                raise ValueError(self._diverged(net) + kept)
-            self.net_ = net
-            self._store(net, rows, incremental)
-            net.engine_ = Engine()  # the processes of this fit are nothing to count on later
-            changes = self._record(net, incremental)
-            if isinstance(given, np.random.RandomState):
-                changes.append(partial(given.set_state, random_state.get_state(legacy=False)))
-            if task is not None and watcher is not None:
-                task.call_on_fit_task_end(estimator=self, reconstruction_attributes={}, **shown)
-            if is_main_process(self.accelerator):
-                try:
-                    self._warn(net, incremental, rows)
-                except Warning as error:
-                    warning = error
-            return Outcome(changes, warning)
-        finally:
-            del data, rows, valid, net, watcher
-            release_memory()
+        return Outcome(changes, self._ending_of(net, rows, call))
 
-    def _checkpoints(
-        self,
-        data: Data,
-        device: torch.device,
-        continuing: bool,
-        random_state: np.random.RandomState,
-    ) -> AbstractContextManager[Checkpoints | None]:
-        """What keeps the state of the fit, and has it if the fit was begun before."""
-        if self.checkpoint is None:
-            return nullcontext()
-        parameters = self.get_params(deep=False)
-        identity = {name: describe(parameters[name]) for name in parameters.keys() - _MAY_CHANGE}
-        identity["class"] = describe(type(self))
-        identity["data"] = digest(data.X, data.y, data.weight, data.X_unlabeled)
-        identity["device"] = device.type
-        if self.random_state is not None:
-            identity["random_state"] = describe(random_state)
-        if continuing:
-            coefs, intercepts, _ = self._fitted_layers()
-            net = getattr(self, "net_", None)  # a sparsified model has none
-            generators = [] if net is None else [net.order_generator_, net.generator_]
-            streams = [generator.get_state() for generator in generators]
-            start = [coefs, intercepts, self._fitted_units, self.n_iter_, streams]
-            identity["the start"] = describe(start)
-        return Checkpoints(self.checkpoint, identity, random_state)
+    def _begin_task(
+        self, call: Call, valid: Rows | None, X: Any, y: Any, sample_weight: Any, X_unlabeled: Any
+    ) -> None:
+        """Tell scikit-learn's callbacks, if there are any, that the training begins."""
+        if call.task is not None and has_callbacks(call.task):
+            shown = _shown(X, y, sample_weight, valid)
+            call.task.call_on_fit_task_begin(estimator=self, **shown)
+            call.watcher = FitTasks(self, call.task, self._step, self._attributes, shown)
+
+    def _check_learned(self, net: TargetNet) -> None:
+        """Raise where there are no good weights to keep."""
+        if net.stop_reason_ == "diverged" and not net.has_learned_ and net.best_score_ is None:
+            kept = " What was fitted before is kept." if self.__sklearn_is_fitted__() else ""
+            raise ValueError(self._diverged(net) + kept)
+
+    def _ending_of(self, net: TargetNet, rows: Rows, call: Call) -> Warning | None:
+        """Say how the fit ended; what the filters of warnings made an error of is returned."""
+        try:
+            if is_main_process(self.accelerator):
+                self._warn(net, call.incremental, rows)
+        except Warning as error:
+            return error
+        return None
 
     def _n_tasks(self) -> int:
         """The most epochs or iterations of a fit."""
         return self.max_iter
 
-    def _task_data(self, X: Any, y: Any, sample_weight: Any, valid: Rows | None) -> dict[str, Any]:
-        """What scikit-learn's callbacks are given: the validation rows where there are any."""
-        data: dict[str, Any] = {"X": X, "y": y, "metadata": {}}
-        if sample_weight is not None:
-            data["metadata"] = {"sample_weight": sample_weight}
-        if valid is None:
-            return data
-        assert valid.index is not None  # they are a part of the rows
-        index = valid.index.cpu().numpy()
-        chosen = {name: safe_indexing(data[name], index) for name in ("X", "y")}
-        weights = {k: safe_indexing(v, index) for k, v in data["metadata"].items()}
-        return {**chosen, "metadata": weights}
+    def _rows(
+        self, call: Call, X: Any, y: Any, sample_weight: Any, X_unlabeled: Any
+    ) -> tuple[Rows, Rows | None]:
+        """The training rows and, with early stopping, the validation rows."""
+        X, y, weight, X_unlabeled = self._validate(call, X, y, sample_weight, X_unlabeled)
+        if self.checkpoint is not None:
+            identity = self._identity(call, digest(X, y, weight, X_unlabeled))
+            call.checkpoints = Checkpoints(self.checkpoint, identity, call.random_state)
+            call.locks.enter_context(call.checkpoints)
+        parts = self._split(np.flatnonzero(weight), y, call)
+        own = weight[parts[0]]
+        if call.target.family.standardised:
+            call.target = call.target.with_units_of(
+                y[parts[0]], own, self._has_location(), call.known, call.incremental
+            )
+            y = call.target.standardise(y, call.dtype, weight)
+        features = self._features(X, call)
+        train, *valid = (_subset(features, y, weight, part, call.incremental) for part in parts)
+        pretrains = getattr(self, "pretrainer", None) is not None
+        if X_unlabeled is not None and (self.unlabeled_discount > 0 or pretrains):
+            train.unlabeled = self._features(X_unlabeled, call)
+            train.unlabeled_share = unlabeled_share(
+                self.unlabeled_discount, X_unlabeled.shape[0], own.sum()
+            )
+            if call.incremental:
+                train.unlabeled_weight = own.mean()
+        return train, valid[0] if valid else None
 
-    #: Whether sparse data stay sparse, batch by batch.
-    _keeps_sparse = False
+    def _identity(self, call: Call, data: str) -> dict[str, str]:
+        """What tells the fit from others, in words, given a digest of its data."""
+        parameters = self.get_params(deep=False)
+        identity = {name: describe(parameters[name]) for name in parameters.keys() - _MAY_CHANGE}
+        identity |= {"class": describe(type(self)), "data": data, "device": call.device.type}
+        if self.random_state is not None:
+            identity["random_state"] = describe(call.random_state)
+        if call.continuing:
+            coefs, intercepts, _ = self._fitted_layers()
+            net = getattr(self, "net_", None)  # a sparsified model has none
+            generators = [] if net is None else [net.order_generator_, net.generator_]
+            streams = [generator.get_state() for generator in generators]
+            start = [coefs, intercepts, call.known.units, self.n_iter_, streams]
+            identity["the start"] = describe(start)
+        return identity
 
     def _validate(
-        self,
-        device: torch.device,
-        X: Any,
-        y: Any,
-        sample_weight: ArrayLike | None,
-        X_unlabeled: Any,
-        continuing: bool,
-        incremental: bool,
-        classes: ArrayLike | None,
-    ) -> Data:
-        """The data as the training takes them; raises where they are invalid."""
+        self, call: Call, X: Any, y: Any, sample_weight: ArrayLike | None, X_unlabeled: Any
+    ) -> tuple[Host, np.ndarray, np.ndarray, Host | None]:
+        """The data, the target encoded and the rows weighted; raises where they are invalid."""
         if is_dask(X, y, sample_weight, X_unlabeled):
             raise TypeError(_FITS_NO_DASK)
-        dtype: Any = self._dtype() if continuing else [np.float64, np.float32]
-        if device.type == "mps":
+        dtype: Any = self._dtype() if call.continuing else [np.float64, np.float32]
+        if call.device.type == "mps":
             dtype = np.float32
-        checks: dict[str, Any] = {"reset": not continuing, "multi_output": True}
-        X, y = validated(self, X, dtype, y, **checks)
+        X, y = validated(self, X, dtype, y, reset=not call.continuing, multi_output=True)
         if isinstance(dtype, list):
             dtype = np.float32 if X.dtype == np.float32 else np.float64
+        call.dtype = dtype
         check_range(X, "X", dtype)
         weight = check_weights(sample_weight, X)
-        y = self._encode_target(y, dtype, continuing, classes)
-        if continuing:
-            self._check_continued(y, incremental)
-        weight = weight * self._target_weight(y, weight, incremental)
+        call.target, y = self._encode(y, call)
+        if call.continuing:
+            call.target.check_continued(call.known, y, call.incremental)
+        weight = weight * call.target.row_weights(y, weight, self.class_weight, call.incremental)
         if X_unlabeled is not None:
             try:
                 X_unlabeled = validated(self, X_unlabeled, dtype, reset=False)
@@ -355,32 +384,14 @@ class BaseMarginalizedEstimator(
             check_range(X_unlabeled, "X_unlabeled", dtype, small=False)
             if self._keeps_sparse and sparse.issparse(X) != sparse.issparse(X_unlabeled):
                 X, X_unlabeled = (sparse.csr_array(each, dtype=dtype) for each in (X, X_unlabeled))
-        return Data(X, y, weight, X_unlabeled, dtype)
+        return X, y, weight, X_unlabeled
 
-    def _rows(
-        self,
-        data: Data,
-        device: torch.device,
-        continuing: bool,
-        incremental: bool,
-        random_state: np.random.RandomState,
-    ) -> tuple[Rows, Rows | None]:
-        """The training rows and, with early stopping, the validation rows."""
-        X, y, weight, X_unlabeled, dtype = data
-        parts = self._split(np.flatnonzero(weight), y, random_state)
-        y, units = self._in_units(y, weight, parts[0], dtype, continuing, incremental)
-        features = self._features(X, device, dtype)
-        train, *valid = (self._subset(features, y, weight, part, incremental) for part in parts)
-        train.units = units
-        pretrains = getattr(self, "pretrainer", None) is not None
-        if X_unlabeled is not None and (self.unlabeled_discount > 0 or pretrains):
-            train.unlabeled = self._features(X_unlabeled, device, dtype)
-            train.unlabeled_share = unlabeled_share(
-                self.unlabeled_discount, X_unlabeled.shape[0], weight[parts[0]].sum()
-            )
-            if incremental:
-                train.unlabeled_weight = weight[parts[0]].mean()
-        return train, valid[0] if valid else None
+    def _split(self, index: np.ndarray, y: np.ndarray, call: Call) -> list[np.ndarray]:
+        """The indices of the training rows, and of the validation rows if there are any."""
+        return [index]
+
+    def _features(self, X: Host, call: Call) -> Features:
+        return features_of(X, call.device, call.dtype, self._keeps_sparse)
 
     def _check_rows(self, X: MatrixLike) -> Any:
         """`X` as the fitted model takes it; CSR where it is sparse (or CSC, if it stays so).
@@ -392,66 +403,6 @@ class BaseMarginalizedEstimator(
             raise TypeError(_PREDICTS_NO_DASK)
         kinds = ["csr", "csc"] if self._keeps_sparse else "csr"
         return validated(self, X, self._dtype(), kinds=kinds, reset=False)
-
-    def _features(self, X: Host, device: torch.device, dtype: type[np.floating]) -> Features:
-        if not isinstance(X, np.ndarray) and has_duplicates(X):
-            X = X.copy()
-            X.sum_duplicates()
-        return Features(X, device, keep_sparse=self._keeps_sparse, dtype=dtype)
-
-    def _split(
-        self, index: np.ndarray, y: np.ndarray, random_state: np.random.RandomState
-    ) -> list[np.ndarray]:
-        """The indices of the training rows, and of the validation rows if there are any."""
-        return [index]
-
-    def _subset(
-        self,
-        features: Features,
-        y: np.ndarray,
-        weight: np.ndarray,
-        index: np.ndarray,
-        incremental: bool,
-    ) -> Rows:
-        weight = weight[index]
-        if not incremental:
-            # Only the ratios of the weights matter; a chunk of a stream cannot know their mean.
-            weight = weight / weight.mean()
-        elif features.dtype == np.float32 and weight.max() > MOST_FLOAT32_WEIGHT:
-            raise ValueError(
-                "sample_weight is too large for float32 data. Divide it by its typical size, the "
-                "same in every call to partial_fit."
-            )
-        unit = np.all(weight == 1)
-        device = features.device
-        everything = len(index) == len(features)
-        return Rows(
-            features,
-            to_tensor(y[index], device),
-            None if unit else to_tensor(weight.astype(features.dtype), device),
-            index=None if everything else torch.from_numpy(index),
-        )
-
-    def _check_continued(self, y: np.ndarray, incremental: bool) -> None:
-        """Raise where a warm start, or a stream, cannot go on with the encoded target."""
-
-    def _target_weight(
-        self, y: np.ndarray, weight: np.ndarray, incremental: bool
-    ) -> np.ndarray | float:
-        """A factor of the sample weights that depends on the encoded target."""
-        return 1.0
-
-    def _in_units(
-        self,
-        y: np.ndarray,
-        weight: np.ndarray,
-        train: np.ndarray,
-        dtype: type[np.floating],
-        continuing: bool,
-        incremental: bool,
-    ) -> tuple[np.ndarray, Units | None]:
-        """The encoded target as it is trained on, and the units that the training rows give it."""
-        return y, None
 
     def _has_location(self) -> bool:
         """Whether an intercept makes up for the mean of the target."""
@@ -492,7 +443,48 @@ class BaseMarginalizedEstimator(
         # scikit-learn shows this in diagrams of the estimator and of what it is a part of.
         return with_network(super()._get_params_html(deep, doc_link), self)
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_target")
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _subset(
+    features: Features, y: np.ndarray, weight: np.ndarray, index: np.ndarray, incremental: bool
+) -> Rows:
+    """Some of the rows, with weights whose mean is one, unless they are a chunk of a stream."""
+    weight = weight[index]
+    if not incremental:
+        # Only the ratios of the weights matter; a chunk of a stream cannot know their mean.
+        weight = weight / weight.mean()
+    elif features.dtype == np.float32 and weight.max() > MOST_FLOAT32_WEIGHT:
+        raise ValueError(
+            "sample_weight is too large for float32 data. Divide it by its typical size, the "
+            "same in every call to partial_fit."
+        )
+    unit = np.all(weight == 1)
+    device = features.device
+    everything = len(index) == len(features)
+    return Rows(
+        features,
+        to_tensor(y[index], device),
+        None if unit else to_tensor(weight.astype(features.dtype), device),
+        index=None if everything else torch.from_numpy(index),
+    )
+
+
+def _shown(X: Any, y: Any, sample_weight: Any, valid: Rows | None) -> dict[str, Any]:
+    """What scikit-learn's callbacks are given: the validation rows where there are any."""
+    data: dict[str, Any] = {"X": X, "y": y, "metadata": {}}
+    if sample_weight is not None:
+        data["metadata"] = {"sample_weight": sample_weight}
+    if valid is None:
+        return data
+    assert valid.index is not None  # they are a part of the rows
+    index = valid.index.cpu().numpy()
+    chosen = {name: safe_indexing(data[name], index) for name in ("X", "y")}
+    weights = {k: safe_indexing(v, index) for k, v in data["metadata"].items()}
+    return {**chosen, "metadata": weights}

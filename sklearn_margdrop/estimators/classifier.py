@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from sklearn_margdrop.estimators.indicators import IndicatorTarget
+from sklearn_margdrop.estimators.base import Call
+from sklearn_margdrop.estimators.labels import Labels, labels_or_indicators
 from sklearn_margdrop.estimators.network import BaseMarginalizedNetwork
+from sklearn_margdrop.estimators.predictors import BaseMarginalizedClassifier
 from sklearn_margdrop.estimators.sklearn_private import StrOptions, checks_parameters
 from sklearn_margdrop.numerics.csr import MatrixLike
 
 
-class MarginalizedDropoutClassifier(IndicatorTarget, BaseMarginalizedNetwork):
+class MarginalizedDropoutClassifier(BaseMarginalizedClassifier, BaseMarginalizedNetwork):
     r"""Neural network classifier regularised by marginalised dropout.
 
     Instead of drawing noise on the units, training minimises the expectation of the log loss
@@ -335,6 +337,12 @@ class MarginalizedDropoutClassifier(IndicatorTarget, BaseMarginalizedNetwork):
         >>> clf.n_iter_
         2
         """
-        if classes is None and not hasattr(self, "net_"):
-            raise ValueError("classes must be passed on the first call to partial_fit.")
-        return self._partial_fit(X, y, sample_weight, X_unlabeled, classes=classes)
+        return self._partial_fit(X, y, sample_weight, X_unlabeled, classes)
+
+    def _encode(self, y: Any, call: Call) -> tuple[Labels, np.ndarray]:
+        return labels_or_indicators(y, call.dtype, call.known, call.classes)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,40 +13,31 @@ from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
 from sklearn_margdrop.estimators.html import Outline
+from sklearn_margdrop.estimators.nets import TargetNet
 from sklearn_margdrop.export.graph import Layers
-from sklearn_margdrop.families import Family
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.numerics.csr import MatrixLike
 from sklearn_margdrop.numerics.devices import to_array
 from sklearn_margdrop.numerics.memory import blocks
-from sklearn_margdrop.training.net import MarginalizedNet
-from sklearn_margdrop.training.units import Units, conversion
+from sklearn_margdrop.training.units import conversion
 
 
-class Coefficients:
-    """The part of an estimator that predicts by `coef_` and `intercept_`.
+class Coefficients(BaseMarginalizedEstimator):
+    """An estimator that predicts by `coef_` and `intercept_`.
 
     Both may be set by hand.
     """
 
     coef_: NDArray[Any] | sparse.csr_array  # sparse after `sparsify`
     intercept_: NDArray[Any] | float
-    net_: MarginalizedNet
-    n_features_in_: int
-    _fitted_as: Family
     _fitted_noise: dict[int, Noise]
-    _fitted_units: Units | None = None
 
-    if TYPE_CHECKING:  # the rest of the estimator
-
-        def _family(self) -> tuple[Family, int]: ...
-        def _check_rows(self, X: MatrixLike) -> Any: ...
-
-    def _attributes(self, net: MarginalizedNet) -> dict[str, Any]:
+    def _attributes(self, net: TargetNet) -> dict[str, Any]:
         (linear,) = net.module_.linears
-        coef, units = to_array(linear.weight), net.units_
+        coef, units = to_array(linear.weight), net.target.units
         intercept = np.zeros(linear.out_features, dtype=coef.dtype)
         if linear.bias is not None:
             intercept = to_array(linear.bias)
@@ -56,9 +47,8 @@ class Coefficients:
         return {
             "coef_": self._as_fitted(coef),
             "intercept_": self._as_fitted(intercept),
-            "_fitted_as": net.criterion_.family,
             "_fitted_noise": net.module__noise,
-            "_fitted_units": units,
+            "_target": net.target,
         }
 
     def _fitted_network(self) -> NoisyNetwork:
@@ -66,7 +56,7 @@ class Coefficients:
         dtype = torch.float32 if coef.dtype == np.float32 else torch.float64
         network = NoisyNetwork(coef.shape, noise=self._fitted_noise, seed=None, dtype=dtype)
         (linear,) = network.linears
-        factor, shift = conversion(None, self._fitted_units)  # those of the objective
+        factor, shift = conversion(None, self._target.units)  # those of the objective
         with torch.no_grad():
             linear.weight.copy_(torch.tensor(coef.T * factor[:, None]))
             linear.bias.copy_(torch.tensor(intercept * factor + shift))
@@ -76,19 +66,16 @@ class Coefficients:
         if not self.__sklearn_is_fitted__():
             return ["", ""], "", self._noise()
         noise = {site: model for site, model in self._fitted_noise.items() if not model.is_null}
-        return [self.n_features_in_, self._family()[1]], "", noise
+        return [self.n_features_in_, self._target.n_outputs], "", noise
 
     def _as_fitted(self, array: np.ndarray) -> Any:
         """An array with a row for each output, in the shape of the target."""
         return array
 
-    def _fitted_family(self) -> Family:
-        return self._fitted_as
-
     def _fitted_layers(self) -> Layers:
         # Either may have been set by hand.
         coef = np.atleast_2d(self._dense_coef())
-        shape = (self._family()[1], self.n_features_in_)
+        shape = (self._target.n_outputs, self.n_features_in_)
         if coef.shape != shape or coef.dtype not in (np.float32, np.float64):
             raise ValueError(
                 f"coef_ must be of float32 or float64 and the shape {shape}; it is of "
@@ -113,9 +100,6 @@ class Coefficients:
         eta = [safe_sparse_dot(part, coef.T, dense_output=True) for part in parts]
         return torch.from_numpy(np.concatenate(eta) + self.intercept_)
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "coef_")
-
     def sparsify(self) -> Self:
         """Convert `coef_` to a sparse array, and let go of the net with the dense ones.
 
@@ -139,7 +123,7 @@ class Coefficients:
         """
         check_is_fitted(self)
         self.coef_ = sparse.csr_array(self.coef_)
-        vars(self).pop("net_", None)
+        self.__dict__.pop("net_", None)
         return self
 
     def densify(self) -> Self:

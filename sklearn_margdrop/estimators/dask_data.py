@@ -13,16 +13,17 @@ from sklearn.utils.validation import validate_data
 
 from sklearn_margdrop.distributed.collections import aligned, bundled, row_blocks, template
 from sklearn_margdrop.distributed.partitions import Bundle, PartitionedRows, Shape
+from sklearn_margdrop.estimators.targets import Target
 from sklearn_margdrop.estimators.validation import (
     check_range,
     check_weights,
+    features_of,
     largest_magnitude,
     unlike_labelled,
 )
-from sklearn_margdrop.families import FAMILIES, Family
 from sklearn_margdrop.numerics.ambient import neutral
 from sklearn_margdrop.numerics.devices import check_device, to_tensor
-from sklearn_margdrop.training.units import Units, standardised
+from sklearn_margdrop.training.units import Units
 from sklearn_margdrop.weighting import Scales
 
 
@@ -79,19 +80,17 @@ def _sketch(part: Part, labels: bool, centred: bool) -> Sketch:
 @neutral()
 def _bundle(
     parts: list[Part],
-    encoder: Any,
-    family: type[Family],
+    target: Target,
+    device: str | torch.device,
     no_target: np.ndarray,
     factors: np.ndarray,
     scales: Scales,
-    units: Units | None,
 ) -> Bundle:
     """The checked partitions, encoded, with weights that sum to one over all of them.
 
-    The encoder is an estimator that knows the target, `factors` the weights of the classes.
+    The `factors` are the weights of the classes.
     """
-    FAMILIES.setdefault(family.name, family)  # a worker need not know what a script defines
-    found, device = [], check_device(encoder.device)
+    found, device = [], check_device(device)
     for X, y, weight in parts:
         dtype = X.dtype
         if y is None:
@@ -101,9 +100,7 @@ def _bundle(
             kept = weight > 0
             if not kept.all():
                 X, y, weight = X[kept], y[kept], weight[kept]
-            code = encoder._encode_target(y, dtype, True, None) if len(y) else no_target
-            if units is not None:
-                code = standardised(code, units, dtype)
+            code = target.standardise(target.encode(y, dtype), dtype) if len(y) else no_target
             if factors.ndim:
                 weight = weight * factors[code.astype(int).ravel()]
             in_loss, in_penalty = weight * scales.loss, weight * scales.penalty
@@ -111,32 +108,27 @@ def _bundle(
             continue
         if isinstance(X, np.ndarray) and not X.flags.writeable:
             X = X.copy()
-        values = (code, in_loss.astype(dtype), in_penalty.astype(dtype))
-        features = encoder._features(X, device, dtype)
-        found.append((features, *(to_tensor(each, device) for each in values)))
+        features = features_of(X, device, dtype, keep_sparse=True)
+        own = (code, in_loss.astype(dtype), in_penalty.astype(dtype))
+        targets, loss_weight, penalty_weight = (to_tensor(each, device) for each in own)
+        found.append((features, targets, loss_weight, penalty_weight))
     return Bundle(found)
 
 
 def partitioned_rows(
-    estimator: Any,
-    device: torch.device,
-    X: Any,
-    y: Any,
-    sample_weight: Any,
-    X_unlabeled: Any,
-    continuing: bool,
+    estimator: Any, call: Any, X: Any, y: Any, sample_weight: Any, X_unlabeled: Any
 ) -> PartitionedRows:
     """The rows of a fit on Dask collections, checked and encoded where they lie."""
     import dask
 
-    dtype: Any = estimator._dtype() if continuing else [np.float64, np.float32]
-    if device.type == "mps":
+    dtype: Any = estimator._dtype() if call.continuing else [np.float64, np.float32]
+    if call.device.type == "mps":
         dtype = np.float32
     checks = {"accept_sparse": "csr", "dtype": dtype, "order": "C"}
     labels = is_classifier(estimator)
     blocks = row_blocks(X, "X")
     checked = validate_data(
-        estimator, template(X), reset=not continuing, ensure_min_samples=0, **checks
+        estimator, template(X), reset=not call.continuing, ensure_min_samples=0, **checks
     )
     checks["dtype"] = checked.dtype
     targets, weights = aligned(X, blocks, y=y, sample_weight=sample_weight)
@@ -154,17 +146,16 @@ def partitioned_rows(
     parts = list(dask.persist(*parts))
     centred = bool(estimator.fit_intercept)
     sketches = list(dask.compute(*(sketch(part, labels, centred) for part in parts)))
-    return _assemble(estimator, device, parts, sketches, len(blocks), checked.dtype, continuing)
+    return _assemble(estimator, call, parts, sketches, len(blocks), checked.dtype)
 
 
 def _assemble(
     estimator: Any,
-    device: torch.device,
+    call: Any,
     parts: list[Any],
     sketches: list[Sketch],
     n_labelled: int,
     dtype: np.dtype[Any],
-    continuing: bool,
 ) -> PartitionedRows:
     labelled = [each for each in sketches[:n_labelled] if each.n_rows]
     if not labelled:
@@ -173,49 +164,38 @@ def _assemble(
     check_range(largest[0], "X", dtype)
     check_range(largest[1], "X_unlabeled", dtype, small=False)
     seen = np.concatenate([each.y for each in labelled])
-    codes = estimator._encode_target(seen, dtype, continuing, None)
-    if continuing:
-        estimator._check_continued(codes, False)
-    units = _units(estimator, labelled, dtype, continuing)
-    if units is not None:
-        codes = standardised(codes, units, dtype)
+    call.dtype = dtype
+    target, codes = estimator._encode(seen, call)
+    if call.continuing:
+        target.check_continued(call.known, codes, False)
+    found = [each.units for each in labelled if each.units is not None]
+    if found and target.family.standardised:
+        units = functools.reduce(Units.merged, found)
+        target = target.with_units(units, bool(estimator.fit_intercept), call.known, False)
+    codes = target.standardise(codes, dtype)
+    call.target = target
     total, factors = sum(each.total for each in labelled), np.ones(())
     if labelled[0].weight is not None:
         positions = codes.astype(int).ravel()
         totals = np.bincount(
             positions,
             np.concatenate([each.weight for each in labelled]),
-            minlength=len(estimator.classes_),
+            minlength=len(target.classes),
         )
-        known = estimator._encode_target(estimator.classes_, dtype, True, None)
-        factors = estimator._target_weight(known, totals, False) * np.ones(len(totals))
+        classes = target.encode(target.classes, dtype)
+        factors = target.row_weights(classes, totals, estimator.class_weight, False)
+        factors = factors * np.ones(len(totals))
         total = float(totals @ factors)
     if not 0 < total < np.inf:
         raise ValueError(f"The total of sample_weight must be positive and finite; got {total}.")
     n_unlabeled = sum(each.n_rows for each in sketches[n_labelled:])
     scales = Scales.of(total, n_unlabeled, estimator.unlabeled_discount)
-    encoder = type(estimator)(**estimator.get_params(deep=False))
-    for name in {"classes_", "n_outputs_"} & vars(estimator).keys():
-        setattr(encoder, name, getattr(estimator, name))
-    family = type(estimator._family()[0])
-    arguments = (encoder, family, codes[:0], factors, scales, units)
+    arguments = (target, estimator.device, codes[:0], factors, scales)
     bundles = bundled(_bundle, parts, [each.n_stored + 1 for each in sketches], *arguments)
     features = Shape(
         (sum(each.n_rows for each in labelled), estimator.n_features_in_),
         dtype,
-        device,
+        call.device,
         sum(each.n_stored for each in labelled),
     )
-    return PartitionedRows(bundles, features, to_tensor(codes, device), units)
-
-
-def _units(
-    estimator: Any, labelled: list[Sketch], dtype: np.dtype[Any], continuing: bool
-) -> Units | None:
-    """What the target is standardised by, if it is."""
-    found = [each.units for each in labelled if each.units is not None]
-    if not found or not estimator._family()[0].standardised:
-        return None
-    seen = functools.reduce(Units.merged, found)
-    units: Units = estimator._units(seen, dtype, continuing, False)
-    return units
+    return PartitionedRows(bundles, features, to_tensor(codes, call.device))

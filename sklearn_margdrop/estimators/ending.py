@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from sklearn_margdrop.estimators.nets import TargetNet
 from sklearn_margdrop.notices import warn
 from sklearn_margdrop.numerics.memory import blocks
 from sklearn_margdrop.training.batches import Features, Rows
-from sklearn_margdrop.training.net import MarginalizedNet
 from sklearn_margdrop.training.solvers import Solver
 
 #: A fit is worse than a constant if its loss is so many times as large.
@@ -41,27 +41,19 @@ class Ending:
     def _solver(self) -> Solver:
         return self._solvers[self.solver]
 
-    def _loss_unit(self, rows: Rows) -> float:
-        """What the tolerance of the objective is measured in, in nats."""
-        return 1.0
-
     @abstractmethod
-    def _loss_to_beat(self, rows: Rows) -> float:
-        """The loss of the best constant prediction."""
-
-    @abstractmethod
-    def _diverged(self, net: MarginalizedNet) -> str:
+    def _diverged(self, net: TargetNet) -> str:
         """What to say when the objective or the parameters are not finite."""
 
     @abstractmethod
     def _not_converged(self) -> str:
         """What to say when `max_iter` was too small."""
 
-    def _where(self, net: MarginalizedNet) -> str:
+    def _where(self, net: TargetNet) -> str:
         """What was interrupted."""
         return f"{self._step} {net.n_epochs + 1}"
 
-    def _stalled(self, net: MarginalizedNet, rows: Rows) -> str:
+    def _stalled(self, net: TargetNet, rows: Rows) -> str:
         """What to say when the training got no nearer to what `tol` asks for."""
         objective, lowest = net.history[-1, "train_loss"], min(net.history[:, "train_loss"])
         return (
@@ -69,7 +61,7 @@ class Ending:
             f"({lowest:.3g}): the last {self._step}s led nowhere. Lower learning_rate_init."
         )
 
-    def _warn(self, net: MarginalizedNet, incremental: bool, rows: Rows) -> None:
+    def _warn(self, net: TargetNet, incremental: bool, rows: Rows) -> None:
         category, message = ConvergenceWarning, None
         if net.stop_reason_ == "diverged":
             message = self._diverged(net) + " The best weights so far were kept."
@@ -84,8 +76,8 @@ class Ending:
         elif net.stop_reason_ == "stalled" and not net.n_explosions_:
             message = self._stalled(net, rows)
         if not incremental:
-            slack = self.tol * self._loss_unit(rows)
-            worse = worse_than_a_constant(net, rows, self._solver, self._loss_to_beat(rows), slack)
+            slack = self.tol * net.target.loss_unit(rows)
+            worse = worse_than_a_constant(net, rows, self._solver, slack)
             message = " ".join(filter(None, (message, worse)))
         if net.n_explosions_ and net.stop_reason_ != "diverged":
             exploded = (
@@ -106,29 +98,27 @@ class Ending:
         return None
 
 
-def worse_than_a_constant(
-    net: MarginalizedNet, rows: Rows, solver: Solver, constant: float, tol: float
-) -> str:
+def worse_than_a_constant(net: TargetNet, rows: Rows, solver: Solver, tol: float) -> str:
     """A text that says so, and what to change; empty where the fit is better than that.
 
     Parameters
     ----------
-    net : MarginalizedNet
+    net : TargetNet
         As the training left it.
     rows : Rows
         What it was trained on.
     solver : Solver
         What it was trained with.
-    constant : float
-        The loss of the best constant.
     tol : float
         A difference that does not count.
     """
     loss = _loss_reached(net)
+    has_intercept = net.module_.linears[-1].bias is not None
+    constant = (net.target.constant_loss if has_intercept else net.target.loss_of_zeros)(rows)
     if not loss > _CLEARLY * constant + tol:
         return ""
     changes = []
-    if rows.units is not None and (farthest := float(rows.y.abs().max())) > _FAR:
+    if net.target.units is not None and (farthest := float(rows.y.abs().max())) > _FAR:
         changes.append(
             f"Leave out outliers or transform y, which has values {farthest:.0f} standard "
             "deviations from its mean."
@@ -155,7 +145,7 @@ def worse_than_a_constant(
     )
 
 
-def _loss_reached(net: MarginalizedNet) -> float:
+def _loss_reached(net: TargetNet) -> float:
     """That of the weights that were kept; nan where it is not known."""
     epochs = list(net.history)
     if not epochs:

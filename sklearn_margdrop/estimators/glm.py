@@ -13,20 +13,19 @@ from torch import Tensor
 
 from sklearn_margdrop.distributed.collections import is_dask
 from sklearn_margdrop.distributed.partitions import PartitionedRows, Partitions
-from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
+from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator, Call
 from sklearn_margdrop.estimators.coefficients import Coefficients
 from sklearn_margdrop.estimators.dask_data import partitioned_rows
+from sklearn_margdrop.estimators.nets import TargetNet
 from sklearn_margdrop.estimators.sklearn_private import Interval, StrOptions
+from sklearn_margdrop.estimators.targets import Target
 from sklearn_margdrop.estimators.validation import check_noise, draw_seed
-from sklearn_margdrop.families import Family
 from sklearn_margdrop.methods import GLM_METHODS
 from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.numerics.devices import to_array
 from sklearn_margdrop.training.batches import Features, Host, Rows
-from sklearn_margdrop.training.callbacks import FitTasks, GradientStopping, Stopping
-from sklearn_margdrop.training.checkpoints import Checkpoints
+from sklearn_margdrop.training.callbacks import GradientStopping, Stopping
 from sklearn_margdrop.training.curvatures import Start, information
-from sklearn_margdrop.training.net import MarginalizedNet
 from sklearn_margdrop.training.solvers import GLM_SOLVERS, one_of
 from sklearn_margdrop.training.units import conversion
 
@@ -40,7 +39,7 @@ _COEFFICIENTS = "coef_", "intercept_"
 _PATIENCE = 5
 
 
-def _last_objective(net: MarginalizedNet) -> float:
+def _last_objective(net: TargetNet) -> float:
     """The objective that a fit ended at; infinite if it failed."""
     ended_well = net.history and net.stop_reason_ != "diverged"
     return float(net.history[-1, "train_loss"]) if ended_well else np.inf
@@ -55,7 +54,7 @@ def is_online(estimator: Any) -> bool:
     return True
 
 
-class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
+class BaseMarginalizedGLM(Coefficients):
     """Base of the generalised linear models."""
 
     objective_: float
@@ -91,29 +90,16 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
                 "'moments', the expectation that sampling estimates."
             )
 
-    def _validate(self, device: torch.device, X: Any, y: Any, *others: Any) -> Any:
-        sample_weight, X_unlabeled, continuing, *_ = others
-        if not self._solver.full_batch or not is_dask(X, y, sample_weight, X_unlabeled):
-            return super()._validate(device, X, y, *others)
-        if self.checkpoint is not None:
-            raise ValueError(
-                "A fit on Dask collections writes no checkpoint: set checkpoint=None."
-            )
-        return partitioned_rows(self, device, X, y, sample_weight, X_unlabeled, continuing)
-
-    def _rows(
-        self,
-        data: Any,
-        device: torch.device,
-        continuing: bool,
-        incremental: bool,
-        random_state: np.random.RandomState,
-    ) -> tuple[Rows, Rows | None]:
-        rows, valid = data, None
-        if not isinstance(data, Rows):
-            rows, valid = super()._rows(data, device, continuing, incremental, random_state)
-        if rows.features.dtype == np.float32 and device.type != "mps":
-            centre = self._known_centre() if continuing and incremental else None
+    def _rows(self, call: Call, *data: Any) -> tuple[Rows, Rows | None]:
+        if self._solver.full_batch and is_dask(*data):
+            if self.checkpoint is not None:
+                raise ValueError(
+                    "A fit on Dask collections writes no checkpoint: set checkpoint=None."
+                )
+            return partitioned_rows(self, call, *data), None
+        rows, valid = super()._rows(call, *data)
+        if rows.features.dtype == np.float32 and call.device.type != "mps":
+            centre = self._known_centre() if call.continuing and call.incremental else None
             rows = rows.widened() if len(self._far_columns(rows, centre)) else rows
         return rows, valid
 
@@ -161,41 +147,33 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
         strengths = {"retain_rate": self.retain_rate, "noise_std": self.noise_std}
         return check_noise(self.noise, (0,), strengths)
 
-    def _features(self, X: Host, device: torch.device, dtype: type[np.floating]) -> Features:
+    def _features(self, X: Host, call: Call) -> Features:
         is_sampled = GLM_METHODS[self.method].is_sampled and not isinstance(X, np.ndarray)
         if is_sampled and self._noise()[0].variance(torch.zeros(1, dtype=torch.float32)).any():
             raise ValueError(
                 f"noise={self.noise!r} makes sparse X dense, so that it cannot be sampled; "
                 "use method='moments', the expectation that sampling estimates."
             )
-        return super()._features(X, device, dtype)
+        return super()._features(X, call)
 
-    def _train(
-        self,
-        rows: Rows,
-        valid: Rows | None,
-        random_state: np.random.RandomState,
-        continuing: bool,
-        incremental: bool,
-        watcher: FitTasks | None,
-        checkpoints: Checkpoints | None,
-    ) -> MarginalizedNet:
+    def _train(self, rows: Rows, valid: Rows | None, call: Call) -> TargetNet:
         nets = []
-        restarts = 0 if incremental or continuing else self.n_restarts
+        restarts = 0 if call.incremental or call.continuing else self.n_restarts
         for attempt in range(1 + restarts):
-            net = self._build_net(rows, draw_seed(random_state), continuing, incremental)
-            if continuing:
-                self._go_on(net, incremental)
+            net = self._build_net(rows, call)
+            if call.continuing:
+                self._go_on(net, call.incremental)
             else:
-                self._start(net, rows, incremental, at_random=attempt > 0)
-            self._find_centre(net, rows, continuing)
+                self._start(net, rows, call.incremental, at_random=attempt > 0)
+            self._find_centre(net, rows, call.continuing)
             predict_mean = partial(self._start, net, rows, False, at_random=False)
             auto_rate = self.learning_rate_init == "auto"
             net.optimizer_.prepare(
-                Start(net, rows, predict_mean, continuing, incremental, auto_rate)
+                Start(net, rows, predict_mean, call.continuing, call.incremental, auto_rate)
             )
-            checkpoint = None if checkpoints is None else checkpoints.of(attempt)
-            net.train(rows, None, 1 if incremental else self.max_iter, watcher, checkpoint)
+            checkpoint = None if call.checkpoints is None else call.checkpoints.of(attempt)
+            epochs = 1 if call.incremental else self.max_iter
+            net.train(rows, None, epochs, call.watcher, checkpoint)
             if self._solver.full_batch:
                 # That of the next call is another.
                 net.module_.linears[0].register_buffer("centre", None)
@@ -209,34 +187,33 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             best.stop_reason_ = "interrupted"  # as the fit was, whichever of its nets is kept
         return best
 
-    def _build_net(
-        self, rows: Rows, seed: int, continuing: bool, incremental: bool
-    ) -> MarginalizedNet:
-        family, n_outputs = self._family()
+    def _build_net(self, rows: Rows, call: Call) -> TargetNet:
+        target, seed = call.target, draw_seed(call.random_state)
         n_features = rows.features.shape[1]
         online = not self._solver.full_batch
         callbacks = []
-        if not incremental:
-            unit = self._loss_unit(rows)
+        if not call.incremental:
+            unit = target.loss_unit(rows)
             callbacks.append(
                 Stopping("train_loss", self.tol * unit, _PATIENCE)
                 if online
                 else GradientStopping(self.tol * unit**0.5)
             )
-        net: MarginalizedNet = self._net(
-            module__layer_sizes=(n_features, n_outputs),
+        net = self._net(
+            target=target,
+            module__layer_sizes=(n_features, target.n_outputs),
             module__noise=self._noise(),
             module__seed=None,
             module__dtype=torch.float32 if rows.features.dtype == np.float32 else torch.float64,
             module__fit_intercept=self.fit_intercept,
             module__centre_input=online and self._centres(),
-            criterion__family=family,
+            criterion__family=target.family,
             criterion__method=self.method,
             criterion__alpha=float(self.alpha),
-            lr=self._learning_rate(family, rows, continuing),
+            lr=self._learning_rate(rows, call),
             batch_size=int(self.batch_size) if online else -1,
             shuffle=True,
-            predict_nonlinearity=family.mean,
+            predict_nonlinearity=target.family.mean,
             callbacks=callbacks,
             device=str(rows.features.device),
             seed=seed,
@@ -245,12 +222,11 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             **{f"optimizer__{name}": getattr(self, name) for name in self._solver.options},
         )
         net.initialize()
-        net.units_ = rows.units
         if isinstance(rows, PartitionedRows):
             net.engine_ = Partitions(rows.bundles)
         return net
 
-    def _find_centre(self, net: MarginalizedNet, rows: Rows, continuing: bool) -> None:
+    def _find_centre(self, net: TargetNet, rows: Rows, continuing: bool) -> None:
         """Let the centre be the mean of the features; online solvers keep their first."""
         if not self._centres():
             return
@@ -265,29 +241,29 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             mean = mean.where(deviation > 0, 0.0)
         linear.register_buffer("centre", mean.to(linear.weight))
 
-    def _learning_rate(self, family: Family, rows: Rows, continuing: bool) -> float:
+    def _learning_rate(self, rows: Rows, call: Call) -> float:
         if not self._solver.full_batch and self.learning_rate_init != "auto":
             return float(self.learning_rate_init)
         # What depends on the rows is decided by the first.
-        solver, rate = getattr(self, "_auto_rate", (None, 0.0)) if continuing else (None, 0.0)
+        solver, rate = getattr(self, "_auto_rate", (None, 0.0)) if call.continuing else (None, 0.0)
         if solver != self.solver:
-            rate = self._auto_learning_rate(family, rows)
+            rate = self._auto_learning_rate(rows, call.target)
         self._auto_rate = self.solver, rate
         return rate
 
-    def _auto_learning_rate(self, family: Family, rows: Rows) -> float:
+    def _auto_learning_rate(self, rows: Rows, target: Target) -> float:
         rate = self._solver.learning_rate
         if self._solver.plain:
-            mean = self._mean_target(rows, incremental=True)
-            return rate / max(1.0, float(family.curvature(family.link(mean)).max()))
+            eta = target.family.link(target.mean(rows, incremental=True))
+            return rate / max(1.0, float(target.family.curvature(eta).max()))
         return rate
 
-    def _start(self, net: MarginalizedNet, rows: Rows, incremental: bool, at_random: bool) -> None:
+    def _start(self, net: TargetNet, rows: Rows, incremental: bool, at_random: bool) -> None:
         """The best constant prediction, or random coefficients of that order of magnitude."""
         (linear,) = net.module_.linears
         with torch.no_grad():
             if self.fit_intercept:
-                linear.bias.copy_(net.criterion_.family.link(self._mean_target(rows, incremental)))
+                linear.bias.copy_(net.target.family.link(net.target.mean(rows, incremental)))
             if at_random:
                 fisher = information(net, rows, self._solver.full_batch)
                 draw = torch.randn(
@@ -298,7 +274,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
                 scale = (fisher * linear.in_features).rsqrt()
                 linear.weight.copy_(torch.where(fisher > 0, draw.to(scale) * scale, 0.0))
 
-    def _go_on(self, net: MarginalizedNet, incremental: bool) -> None:
+    def _go_on(self, net: TargetNet, incremental: bool) -> None:
         """From the fitted coefficients, which may have been set by hand."""
         (linear,) = net.module_.linears
         coef = torch.tensor(np.atleast_2d(self._dense_coef()))
@@ -312,7 +288,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             own = self._attributes(self.net_)
             if all(np.array_equal(own[name], getattr(self, name)) for name in _COEFFICIENTS):
                 return  # to the last bit
-        factor, shift = conversion(None, net.units_)
+        factor, shift = conversion(None, net.target.units)
         with torch.no_grad():
             linear.weight.copy_(coef * torch.from_numpy(factor).unsqueeze(1))
             if self.fit_intercept:
@@ -325,7 +301,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
     def _last_penalty(self) -> float:
         return self.penalty_
 
-    def _store(self, net: MarginalizedNet, rows: Rows, incremental: bool) -> None:
+    def _store(self, net: TargetNet, rows: Rows, incremental: bool) -> None:
         diagonal = information(net, rows, self._solver.full_batch)
         fisher = self._as_fitted(diagonal.cpu().numpy())
         self.__dict__.update(self._attributes(net))
@@ -351,14 +327,14 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             "MaxAbsScaler)."
         )
 
-    def _where(self, net: MarginalizedNet) -> str:
+    def _where(self, net: TargetNet) -> str:
         restart = len(self.restart_objectives_) - 1
         return f"restart {restart}" if restart else super()._where(net)
 
-    def _stalled(self, net: MarginalizedNet, rows: Rows) -> str:
+    def _stalled(self, net: TargetNet, rows: Rows) -> str:
         if not self._solver.full_batch:
             return super()._stalled(net, rows)
-        decrement, unit = net.optimizer_.decrement, self._loss_unit(rows) ** 0.5
+        decrement, unit = net.optimizer_.decrement, net.target.loss_unit(rows) ** 0.5
         dtype = str(net.module__dtype).removeprefix("torch.")
         changes = ["pass float64"] if dtype == "float32" else []
         eps = torch.finfo(net.module__dtype).eps
@@ -375,7 +351,7 @@ class BaseMarginalizedGLM(Coefficients, BaseMarginalizedEstimator):
             f"{', or '.join(changes)}."
         )
 
-    def _diverged(self, net: MarginalizedNet) -> str:
+    def _diverged(self, net: TargetNet) -> str:
         change = (
             "weaken the noise (raise retain_rate, lower noise_std)"
             if self._solver.full_batch

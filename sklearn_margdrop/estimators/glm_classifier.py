@@ -11,13 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.metaestimators import available_if
 
 from sklearn_margdrop.estimators.glm import BaseMarginalizedGLM, is_online
+from sklearn_margdrop.estimators.predictors import BaseMarginalizedClassifier
 from sklearn_margdrop.estimators.sklearn_private import StrOptions, checks_parameters
-from sklearn_margdrop.estimators.targets import LabelTarget
 from sklearn_margdrop.estimators.validation import typed
 from sklearn_margdrop.numerics.csr import MatrixLike
 
 
-class MarginalizedDropoutGLMClassifier(LabelTarget, BaseMarginalizedGLM):
+class MarginalizedDropoutGLMClassifier(BaseMarginalizedClassifier, BaseMarginalizedGLM):
     r"""Logistic regression regularised by marginalised dropout.
 
     The expected effect of dropping features at random is a penalty that adapts to the data: an
@@ -276,6 +276,4 @@ class MarginalizedDropoutGLMClassifier(LabelTarget, BaseMarginalizedGLM):
         >>> clf.n_iter_
         2
         """
-        if classes is None and not self.__sklearn_is_fitted__():
-            raise ValueError("classes must be passed on the first call to partial_fit.")
-        return self._partial_fit(X, y, sample_weight, X_unlabeled, classes=classes)
+        return self._partial_fit(X, y, sample_weight, X_unlabeled, classes)

@@ -11,13 +11,13 @@ from numpy.typing import ArrayLike
 from sklearn.utils.metaestimators import available_if
 
 from sklearn_margdrop.estimators.glm import BaseMarginalizedGLM, is_online
+from sklearn_margdrop.estimators.predictors import BaseMarginalizedRegressor
 from sklearn_margdrop.estimators.sklearn_private import checks_parameters
-from sklearn_margdrop.estimators.targets import NumberTarget
 from sklearn_margdrop.estimators.validation import typed
 from sklearn_margdrop.numerics.csr import MatrixLike
 
 
-class MarginalizedDropoutGLMRegressor(NumberTarget, BaseMarginalizedGLM):
+class MarginalizedDropoutGLMRegressor(BaseMarginalizedRegressor, BaseMarginalizedGLM):
     r"""Linear or Poisson regression regularised by marginalised dropout.
 
     The expected effect of dropping features at random is a penalty that adapts to the data: an

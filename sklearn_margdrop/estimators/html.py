@@ -40,7 +40,7 @@ def with_network(params: Any, estimator: Any) -> Any:
         widths, activation, noise = estimator._outline()
         note, family = estimator.method, ""
         if hasattr(estimator, "loss_curve_"):
-            family = estimator._fitted_family().name
+            family = estimator._target.family.name
             if estimator.loss_curve_ and np.isfinite(estimator._last_penalty()):
                 note += (
                     f": a penalty of {estimator._last_penalty():.3g} in an objective of "

@@ -10,39 +10,54 @@ from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
 from torch import Tensor
 
-from sklearn_margdrop.families import Bernoulli, Family
+from sklearn_margdrop.estimators.labels import Labels
+from sklearn_margdrop.estimators.targets import Numbers, Target
+from sklearn_margdrop.families import Bernoulli
 from sklearn_margdrop.numerics.ambient import neutral
 from sklearn_margdrop.training.net import MarginalizedNet
 from sklearn_margdrop.training.units import conversion
 
 
-class ClassifierNet(ClassifierMixin, MarginalizedNet):
+class TargetNet(MarginalizedNet):
+    """A net that is told what its target is.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        The parameters of :class:`MarginalizedNet`.
+    target : Target
+    """
+
+    def __init__(self, *args: Any, target: Target, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.target = target
+
+    def score_of(self, eta: Tensor, y: Tensor, weight: Tensor | None) -> float:
+        return self.target.score(eta, y, weight)
+
+
+class ClassifierNet(ClassifierMixin, TargetNet):
     """A net for class labels, which stand as positions in the estimator's ``classes_``.
 
     Several labels per row stand as the rows of an indicator matrix.
     """
 
+    target: Labels
+
     @property
     def classes_(self) -> NDArray[np.int64]:
         """The positions of the classes."""
-        n_outputs: int = self.module__layer_sizes[-1]
-        return np.arange(2 if n_outputs == 1 else n_outputs)
-
-    @property
-    def _takes_indicators(self) -> bool:
-        return is_indicator(self.criterion_.family, self.module__layer_sizes[-1])
+        return np.arange(len(self.target.classes))
 
     @neutral()
     def predict_proba(self, X: Any) -> NDArray[Any]:
         """Probabilities of the classes, or of several labels, shape (n_samples, n_classes)."""
-        eta = self.forward(X)
-        return (eta.sigmoid() if self._takes_indicators else logits(eta).softmax(-1)).numpy()
+        return self.target.probabilities(self.forward(X)).numpy()
 
     @neutral()
     def predict(self, X: Any) -> NDArray[np.int64]:
         """Positions of the most probable classes, shape (n_samples,), or the indicator matrix."""
-        eta = self.forward(X)
-        return ((eta > 0).long() if self._takes_indicators else most_probable(eta)).numpy()
+        return self.target.most_probable(self.forward(X)).numpy()
 
     def encode(self, y: Any) -> Tensor:
         if not isinstance(y, Tensor):
@@ -50,15 +65,17 @@ class ClassifierNet(ClassifierMixin, MarginalizedNet):
             if y.dtype.kind not in "biuf":
                 raise ValueError("The net takes positions in the estimator's classes_ for labels.")
             y = torch.as_tensor(y, device="cpu")
-        has_numbers = self._takes_indicators or len(self.classes_) == 2
+        has_numbers = isinstance(self.target.family, Bernoulli)
         return super().encode(y) if has_numbers else y.long().to(self.device)
 
     def decode(self, y: Tensor) -> Tensor:
-        return y.long() if self._takes_indicators else y.long().ravel()
+        return super().decode(y.long())
 
 
-class RegressorNet(RegressorMixin, MarginalizedNet):
+class RegressorNet(RegressorMixin, TargetNet):
     """A net for numbers, whose predictions have the shape and the units of the target."""
+
+    target: Numbers
 
     @neutral()
     def predict(self, X: Any) -> NDArray[Any]:
@@ -66,19 +83,28 @@ class RegressorNet(RegressorMixin, MarginalizedNet):
         return super().decode(torch.from_numpy(self.predict_proba(X))).numpy()
 
     def encode(self, y: Any) -> Tensor:
-        if self.units_ is not None:
+        if (units := self.target.units) is not None:
             y = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-            y = self.units_.encode(y.reshape(len(y), -1))
+            y = units.encode(y.reshape(len(y), -1))
         return super().encode(y)
 
     def decode(self, y: Tensor) -> Tensor:
         return super().decode(self.in_units(y))
 
+    def in_units(self, values: Tensor) -> Tensor:
+        if (units := self.target.units) is None:
+            return values
+        spread, location = (
+            torch.from_numpy(each).to(values) for each in (units.spread, units.location)
+        )
+        return values * spread + location
+
     def take_over(self, previous: MarginalizedNet, incremental: bool = False) -> None:
         super().take_over(previous, incremental)
         if not incremental:
             return  # where the target is in other units, so are the predictions
-        factor, shift = conversion(previous.units_, self.units_)
+        assert isinstance(previous, TargetNet)
+        factor, shift = conversion(previous.target.units, self.target.units)
         if (factor == 1).all() and not shift.any():
             return
         *_, output = self.module_.linears
@@ -87,18 +113,3 @@ class RegressorNet(RegressorMixin, MarginalizedNet):
             if output.bias is not None:
                 bias = output.bias.cpu().double() * torch.tensor(factor) + torch.tensor(shift)
                 output.bias.copy_(bias)
-
-
-def is_indicator(family: Family, n_outputs: int) -> bool:
-    """Whether each output is a label by itself, rather than one of the classes."""
-    return isinstance(family, Bernoulli) and n_outputs > 1
-
-
-def most_probable(eta: Tensor) -> Tensor:
-    """Index of the most probable class, from one or from K logits."""
-    return (eta[:, 0] > 0).long() if eta.shape[1] == 1 else eta.argmax(-1)
-
-
-def logits(eta: Tensor) -> Tensor:
-    """K logits for K classes, from one for two classes."""
-    return torch.cat([torch.zeros_like(eta), eta], dim=1) if eta.shape[1] == 1 else eta

@@ -14,8 +14,9 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from sklearn_margdrop.distributed.data_parallel import engine_of, is_main_process
-from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator
+from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator, Call
 from sklearn_margdrop.estimators.html import Outline
+from sklearn_margdrop.estimators.nets import TargetNet
 from sklearn_margdrop.estimators.pretraining import pretrain
 from sklearn_margdrop.estimators.sklearn_private import (
     HasMethods,
@@ -33,7 +34,6 @@ from sklearn_margdrop.estimators.validation import (
 )
 from sklearn_margdrop.estimators.weights import WHERE, ReadOnlyList
 from sklearn_margdrop.export.graph import Layers
-from sklearn_margdrop.families import Family
 from sklearn_margdrop.layers import ACTIVATIONS
 from sklearn_margdrop.methods import NETWORK_METHODS
 from sklearn_margdrop.networks import NoisyNetwork
@@ -43,18 +43,14 @@ from sklearn_margdrop.numerics.devices import to_array
 from sklearn_margdrop.numerics.memory import blocks
 from sklearn_margdrop.training.batches import Features, Rows
 from sklearn_margdrop.training.callbacks import (
-    FitTasks,
     InverseDecay,
     Stopping,
     check_callbacks,
     check_validation,
     freezes,
 )
-from sklearn_margdrop.training.checkpoints import Checkpoints
 from sklearn_margdrop.training.engine import Engine
-from sklearn_margdrop.training.net import MarginalizedNet
 from sklearn_margdrop.training.solvers import GLM_SOLVERS, NETWORK_SOLVERS, one_of
-from sklearn_margdrop.training.units import Units
 
 #: Solvers that networks do not have, and why is told.
 _FULL_BATCH = {name for name, solver in GLM_SOLVERS.items() if solver.full_batch}
@@ -136,47 +132,37 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
                 "pretrainer needs a hidden layer; with hidden_layer_sizes=() set pretrainer=None."
             )
 
-    def _train(
-        self,
-        rows: Rows,
-        valid: Rows | None,
-        random_state: np.random.RandomState,
-        continuing: bool,
-        incremental: bool,
-        watcher: FitTasks | None,
-        checkpoints: Checkpoints | None,
-    ) -> MarginalizedNet:
-        scale = self.net_.module_.input_scale if continuing else self._input_scale(rows)
-        net = self._build_net(rows, draw_seed(random_state), incremental, scale)
-        if continuing:
+    def _train(self, rows: Rows, valid: Rows | None, call: Call) -> TargetNet:
+        scale = self.net_.module_.input_scale if call.continuing else self._input_scale(rows)
+        net = self._build_net(rows, call, scale)
+        if call.continuing:
             self._check_layers(net)
-            net.take_over(self.net_, incremental)
+            net.take_over(self.net_, call.incremental)
         else:
-            self._start_output(net, rows, incremental)
+            self._start_output(net, rows, call.incremental)
             self.pretrainers_ = []
             if self.pretrainer is not None:
-                self.pretrainers_ = pretrain(self.pretrainer, net.module_, rows, random_state)
+                self.pretrainers_ = pretrain(self.pretrainer, net.module_, rows, call.random_state)
         if valid is None:
             check_validation(net.callbacks_)
         if rows.unlabeled_share == 0:
             rows.unlabeled = None  # they were there to pretrain
-        if not continuing or net.module__activation != self.net_.module__activation:
+        if not call.continuing or net.module__activation != self.net_.module__activation:
             _find_centres(net.module_, rows)
-        checkpoint = None if checkpoints is None else checkpoints.of(0)
-        net.train(rows, valid, 1 if incremental else self.max_iter, watcher, checkpoint)
+        checkpoint = None if call.checkpoints is None else call.checkpoints.of(0)
+        epochs = 1 if call.incremental else self.max_iter
+        net.train(rows, valid, epochs, call.watcher, checkpoint)
         return net
 
-    def _split(
-        self, index: np.ndarray, y: np.ndarray, random_state: np.random.RandomState
-    ) -> list[np.ndarray]:
+    def _split(self, index: np.ndarray, y: np.ndarray, call: Call) -> list[np.ndarray]:
         if not self.early_stopping:
             return [index]
         try:
             parts = train_test_split(
                 index,
                 test_size=self.validation_fraction,
-                random_state=random_state,
-                stratify=y[index] if self._stratifies else None,
+                random_state=call.random_state,
+                stratify=y[index] if call.target.stratifies else None,
             )
         except ValueError as error:
             raise ValueError(
@@ -201,18 +187,17 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         # sgd are those of the textbooks.
         return 1.0 if self._solver.plain else rows.feature_scale()
 
-    def _build_net(
-        self, rows: Rows, seed: int, incremental: bool, input_scale: float
-    ) -> MarginalizedNet:
+    def _build_net(self, rows: Rows, call: Call, input_scale: float) -> TargetNet:
         hidden, noise = self._layers()
-        family, n_outputs = self._family()
+        target, seed = call.target, draw_seed(call.random_state)
+        unit = None if call.incremental else target.loss_unit(rows)
         device = rows.features.device
         n_features = rows.features.shape[1]
         callbacks: list[Any] = []
         if self.learning_rate_decay > 0:
             callbacks.append(("learning_rate_decay", InverseDecay(self.learning_rate_decay)))
-        if not incremental:
-            callbacks.append(("stopping", self._stopping(rows)))
+        if unit is not None:
+            callbacks.append(("stopping", self._stopping(unit)))
         # The user's own are not changed by a fit.
         callbacks += clone(list(self.callbacks or ()), safe=False)
         batch_size = 200 if self.batch_size == "auto" else self.batch_size
@@ -221,14 +206,15 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         options = {f"optimizer__{name}": getattr(self, name) for name in self._solver.options}
         if self._solver.fused:
             options["optimizer__fused"] = device.type in ("cpu", "cuda") and not late_momentum
-        net: MarginalizedNet = self._net(
-            module__layer_sizes=(n_features, *hidden, n_outputs),
+        net = self._net(
+            target=target,
+            module__layer_sizes=(n_features, *hidden, target.n_outputs),
             module__activation=self.activation,
             module__noise=noise,
             module__seed=seed,
             module__dtype=torch.float32 if rows.features.dtype == np.float32 else torch.float64,
             module__input_scale=input_scale,
-            criterion__family=family,
+            criterion__family=target.family,
             criterion__method=self.method,
             criterion__n_probes=self.n_probes,
             criterion__alpha=float(self.alpha),
@@ -239,9 +225,8 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             lr=float(self.learning_rate_init),
             batch_size=int(batch_size),
             shuffle=self.shuffle,
-            loss_unit=None if incremental else self._loss_unit(rows),
-            scorer=self._scorer(),
-            predict_nonlinearity=family.mean,
+            loss_unit=unit,
+            predict_nonlinearity=target.family.mean,
             callbacks=callbacks,
             device=str(device),
             seed=seed,
@@ -249,24 +234,23 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             **options,
         )
         net.initialize()
-        net.units_ = rows.units
         net.engine_ = engine_of(self.accelerator)
         return net
 
-    def _start_output(self, net: MarginalizedNet, rows: Rows, incremental: bool) -> None:
+    def _start_output(self, net: TargetNet, rows: Rows, incremental: bool) -> None:
         """Let the predictions vary about the mean of the target."""
         *_, output = net.module_.linears
         with torch.no_grad():
-            output.bias.copy_(net.criterion_.family.link(self._mean_target(rows, incremental)))
+            output.bias.copy_(net.target.family.link(net.target.mean(rows, incremental)))
             # A constant is predicted as it is, and tells the hidden layers nothing.
-            output.weight[self._is_constant(rows)] = 0
+            output.weight[net.target.is_constant(rows)] = 0
 
-    def _stopping(self, rows: Rows) -> Stopping:
+    def _stopping(self, unit: float) -> Stopping:
         if self.early_stopping:
             return Stopping("valid_score", self.tol, self.n_iter_no_change)
-        return Stopping("train_loss", self.tol * self._loss_unit(rows), self.n_iter_no_change)
+        return Stopping("train_loss", self.tol * unit, self.n_iter_no_change)
 
-    def _check_layers(self, net: MarginalizedNet) -> None:
+    def _check_layers(self, net: TargetNet) -> None:
         sizes, fitted = net.module__layer_sizes, self.net_.module__layer_sizes
         if sizes != fitted:
             raise ValueError(
@@ -274,7 +258,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
                 f"data now make them {sizes}. Start anew: call fit with warm_start=False."
             )
 
-    def _diverged(self, net: MarginalizedNet) -> str:
+    def _diverged(self, net: TargetNet) -> str:
         return _DIVERGED.format(epoch=net.n_epochs + 1, rate=self.learning_rate_init)
 
     def _smaller(self, on_gpu: bool) -> list[str]:
@@ -290,15 +274,12 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             "max_iter, learning_rate_init or tol."
         )
 
-    def _fitted_family(self) -> Family:
-        return self.net_.criterion_.family
-
     def _fitted_layers(self) -> Layers:
         linears = self.net_.module_.linears
         activations = [site.layers[-1] for site in self.net_.module_.sites[1:]]
         weights = [to_array(linear.weight.T) for linear in linears]
         intercepts = [to_array(linear.bias) for linear in linears]
-        if (units := self._fitted_units) is not None:
+        if (units := self._target.units) is not None:
             weights[-1] = (weights[-1] * units.spread).astype(self._dtype())
             intercepts[-1] = units.decode(intercepts[-1]).astype(self._dtype())
         return weights, intercepts, activations
@@ -317,14 +298,14 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     def _last_penalty(self) -> float:
         return self.penalty_curve_[-1]
 
-    def _attributes(self, net: MarginalizedNet) -> dict[str, Any]:
+    def _attributes(self, net: TargetNet) -> dict[str, Any]:
         # What is made of it is not to follow the training.
         still = type(net).__new__(type(net))
         own = {"module_": copy.deepcopy(net.module_), "engine_": Engine()}
         still.__dict__.update(vars(net) | own)
-        return {"net_": still}
+        return {"net_": still, "_target": net.target}
 
-    def _store(self, net: MarginalizedNet, rows: Rows, incremental: bool) -> None:
+    def _store(self, net: TargetNet, rows: Rows, incremental: bool) -> None:
         scores = [epoch["valid_score"] for epoch in net.history if "valid_score" in epoch]
         self.n_iter_ = net.n_epochs
         self.validation_scores_ = scores if self.early_stopping else None
@@ -337,14 +318,10 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     def _linear_predictor(self, X: MatrixLike) -> Tensor:
         X = self._check_rows(X)
         features = Features(X, self.net_.device, resident=False, dtype=self._dtype())
-        eta, units = self.net_.linear_predictor(features), self.net_.units_
+        eta, units = self.net_.linear_predictor(features), self._target.units
         if units is None:
             return eta
         return torch.from_numpy(units.decode(check_finite(eta).cpu().numpy()))
-
-    @property
-    def _fitted_units(self) -> Units | None:
-        return self.net_.units_
 
     def __getstate__(self) -> dict[str, Any]:
         # The processes of this run are nothing that a saved model can count on.
@@ -356,9 +333,6 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         twin.accelerator = self.accelerator
         return twin
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "net_")
 
     @property
     def coefs_(self) -> list[NDArray[Any]]:

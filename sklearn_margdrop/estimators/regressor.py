@@ -10,12 +10,12 @@ import torch
 from numpy.typing import ArrayLike
 
 from sklearn_margdrop.estimators.network import BaseMarginalizedNetwork
+from sklearn_margdrop.estimators.predictors import BaseMarginalizedRegressor
 from sklearn_margdrop.estimators.sklearn_private import checks_parameters
-from sklearn_margdrop.estimators.targets import NumberTarget
 from sklearn_margdrop.numerics.csr import MatrixLike
 
 
-class MarginalizedDropoutRegressor(NumberTarget, BaseMarginalizedNetwork):
+class MarginalizedDropoutRegressor(BaseMarginalizedRegressor, BaseMarginalizedNetwork):
     r"""Neural network regressor regularised by marginalised dropout.
 
     Instead of drawing noise on the units, training minimises the expectation of the loss under

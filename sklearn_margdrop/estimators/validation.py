@@ -8,22 +8,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, DTypeLike
 from scipy import sparse
 from sklearn.exceptions import DataConversionWarning
-from sklearn.utils import (
-    assert_all_finite,
-    check_array,
-    check_random_state,
-    check_X_y,
-    column_or_1d,
-)
-from sklearn.utils.class_weight import compute_class_weight
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils import assert_all_finite, check_array, check_random_state, check_X_y
 from sklearn.utils.validation import validate_data
 
 from sklearn_margdrop.estimators.sklearn_private import (
@@ -34,6 +26,8 @@ from sklearn_margdrop.estimators.sklearn_private import (
 from sklearn_margdrop.noise import NOISE_MODELS, Noise
 from sklearn_margdrop.notices import warn
 from sklearn_margdrop.numerics.memory import blocks, is_mapped
+from sklearn_margdrop.numerics.sparse import has_duplicates
+from sklearn_margdrop.training.batches import Features, Host
 
 _PLACEMENTS = ("both", "input", "hidden", "none")
 
@@ -152,80 +146,6 @@ def check_noise(
     return {site: model(value) for site, value in zip(sites, values, strict=True)}
 
 
-def encode_labels(
-    y: ArrayLike, known: np.ndarray | None = None, classes: ArrayLike | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Class labels as positions in the sorted classes.
-
-    Parameters
-    ----------
-    y : array-like of shape (n_samples,)
-    known : ndarray of shape (n_classes,), default=None
-        The classes of an earlier call, if there was one.
-    classes : array-like, default=None
-        The classes that the user named.
-
-    Returns
-    -------
-    codes : ndarray of int64, shape (n_samples,)
-    classes : ndarray of shape (n_classes,)
-    """
-    if np.ndim(y) == 2 and np.shape(y)[1] > 1 and type_of_target(y).startswith("multi"):
-        raise ValueError(_several_labels(y))
-    check_classification_targets(y)
-    y = column_or_1d(as_vector(y))
-    if classes is not None:
-        classes = check_classes(classes)
-        if known is not None and not np.array_equal(classes, known):
-            raise ValueError(f"classes={classes!r} are not those of the first call, {known!r}.")
-    seen = np.unique(y)
-    known = classes if known is None else known
-    known = seen if known is None else known
-    if len(known) < 2:
-        raise ValueError(
-            "A classifier needs samples of at least 2 classes; there is only one class: "
-            f"{known[0]}."
-        )
-    unseen = np.setdiff1d(seen, known)
-    if len(unseen):
-        raise ValueError(
-            f"y contains labels {unseen!r} that are not in classes {known!r}; name all of them "
-            "as `classes` in the first call to partial_fit, or fit anew with warm_start=False."
-        )
-    return np.searchsorted(known, y), known
-
-
-def _several_labels(y: Any) -> str:
-    """What to do with a target of several columns."""
-    if type_of_target(y) != "multilabel-indicator":
-        return (
-            "y has several labels per row; wrap the estimator in "
-            "sklearn.multioutput.MultiOutputClassifier."
-        )
-    if (y.sum(1) == 1).all():
-        return "y has one label per row, encoded one-hot; pass y.argmax(1)."
-    return (
-        "y has several labels per row; wrap the estimator in "
-        "sklearn.multioutput.MultiOutputClassifier, or fit MarginalizedDropoutClassifier("
-        "hidden_layer_sizes=()), which takes an indicator matrix."
-    )
-
-
-def check_classes(classes: Any) -> np.ndarray:
-    """The sorted classes that the user named."""
-    try:
-        vector = column_or_1d(np.asarray(classes))
-        assert_all_finite(vector)
-        found: np.ndarray = np.unique(vector)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"classes must be a list or an array of labels; got {classes!r}."
-        ) from error
-    if not found.size:
-        raise ValueError("classes must name the labels that will ever occur; it is empty.")
-    return found
-
-
 def as_vector(y: Any) -> Any:
     """`y` itself, or a vector if it is a matrix of one column, which warns."""
     if np.ndim(y) != 2 or np.shape(y)[1] != 1 or sparse.issparse(y):
@@ -269,6 +189,14 @@ def validated(
         for block in blocks(*rows.shape):
             assert_all_finite(rows[block], estimator_name=name, input_name="X")
     return found
+
+
+def features_of(X: Host, device: torch.device, dtype: DTypeLike, keep_sparse: bool) -> Features:
+    """The rows of `X`, checked, in which no entry of a sparse matrix is stored twice."""
+    if not isinstance(X, np.ndarray) and has_duplicates(X):
+        X = X.copy()
+        X.sum_duplicates()
+    return Features(X, device, keep_sparse=keep_sparse, dtype=dtype)
 
 
 def unlike_labelled(error: ValueError) -> ValueError:
@@ -359,42 +287,6 @@ def check_weights(
     if not np.isfinite(float(weight.max()) * len(weight)):
         raise ValueError("sample_weight is too large: its sum overflows. Divide it by its mean.")
     return weight
-
-
-def class_weights(
-    class_weight: Mapping[Any, float] | Literal["balanced"],
-    codes: np.ndarray,
-    classes: np.ndarray,
-    weight: np.ndarray,
-) -> np.ndarray:
-    """The factor of each row's weight that its class gives it, shape (n_samples,).
-
-    Parameters
-    ----------
-    class_weight : dict or "balanced"
-    codes : ndarray of int of shape (n_samples,)
-        Positions of the labels in `classes`.
-    classes : ndarray of shape (n_classes,)
-    weight : ndarray of shape (n_samples,)
-        The rows' own weights; `"balanced"` counts with them, and ignores absent classes.
-    """
-    factors = np.ones(len(classes))
-    if isinstance(class_weight, str):
-        kept = weight > 0
-        present = np.unique(codes[kept])
-        factors[present] = compute_class_weight(
-            class_weight, classes=present, y=codes[kept], sample_weight=weight[kept]
-        )
-        per_row: np.ndarray = factors[codes]
-        return per_row
-    for value in class_weight.values():
-        if not (isinstance(value, Real) and 0 <= value < np.inf):
-            raise ValueError(f"class_weight must be finite and >= 0; got {class_weight!r}.")
-    factors[:] = compute_class_weight(class_weight, classes=classes, y=classes)
-    per_row = factors[codes]
-    if not per_row @ weight > 0:
-        raise ValueError(f"class_weight={class_weight!r} leaves no row with a positive weight.")
-    return per_row
 
 
 def _is_integer(value: object) -> bool:

@@ -77,11 +77,11 @@ class Fitted(NamedTuple):
 
 def fitted_parts(estimator: Any) -> Fitted:
     """The parts of a fitted estimator of this package."""
-    classes = getattr(estimator, "classes_", None)
-    is_vector = classes is None and estimator.n_outputs_ == 1
+    target = estimator._target
+    classes = getattr(target, "classes", None)
+    is_vector = classes is None and target.n_outputs == 1
     weights, intercepts, activations = estimator._fitted_layers()
-    family = estimator._fitted_family()
-    return Fitted(weights, intercepts, activations, family, classes, is_vector)
+    return Fitted(weights, intercepts, activations, target.family, classes, is_vector)
 
 
 def write_onnx(estimator: Any, path: str | PathLike[str]) -> None:

@@ -82,7 +82,7 @@ linear models, default=None
     ((150,), True)
     """
     model, rows = unwrap(estimator, X)
-    (penalty, _), family = _penalties(model, method), model._fitted_family()
+    (penalty, _), family = _penalties(model, method), model._target.family
     network = model._fitted_network()
     found = [penalty(t, family) for t in _traces(model, rows, network, model._keeps_sparse)]
     return check_finite(torch.cat(found), "Penalties").cpu().numpy()
@@ -148,7 +148,7 @@ linear models, default=None
     {0: (4,), 1: (256,)}
     """
     model, rows = unwrap(estimator, X)
-    (penalty, second_order), family = _penalties(model, method), model._fitted_family()
+    (penalty, second_order), family = _penalties(model, method), model._target.family
     network = model._fitted_network()
     totals: dict[int, torch.Tensor] = {}
     n_rows = rows.shape[0]

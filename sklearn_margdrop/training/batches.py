@@ -25,7 +25,6 @@ from sklearn_margdrop.numerics.sparse import (
     concatenate,
     first_row,
 )
-from sklearn_margdrop.training.units import Units
 from sklearn_margdrop.weighting import WeightedRows
 
 #: Rows on the host.
@@ -204,8 +203,6 @@ class Rows(torch.utils.data.Dataset[WeightedRows]):
         See :meth:`WeightedRows.of`.
     unlabeled_weight : float, default=1.0
         See :meth:`WeightedRows.of`.
-    units : Units, default=None
-        What `y` is standardised by; None where it is in the units of the user.
     """
 
     def __init__(
@@ -217,7 +214,6 @@ class Rows(torch.utils.data.Dataset[WeightedRows]):
         unlabeled: Features | None = None,
         unlabeled_share: float = 0.0,
         unlabeled_weight: float = 1.0,
-        units: Units | None = None,
     ):
         self.features = features
         self.y = y
@@ -226,7 +222,6 @@ class Rows(torch.utils.data.Dataset[WeightedRows]):
         self.unlabeled = unlabeled
         self.unlabeled_share = unlabeled_share
         self.unlabeled_weight = unlabeled_weight
-        self.units = units
 
     def __len__(self) -> int:
         return len(self.y)
@@ -307,7 +302,6 @@ class Rows(torch.utils.data.Dataset[WeightedRows]):
             None if self.unlabeled is None else self.unlabeled.widened(),
             self.unlabeled_share,
             self.unlabeled_weight,
-            self.units,
         )
 
     @cached_property

@@ -43,9 +43,9 @@ class MarginalizedNet(PredictingNet):
     """A skorch net that trains a :class:`NoisyNetwork` on an :class:`Objective`.
 
     An epoch is recorded in ``history`` as ``train_loss`` (the objective), ``penalty`` and, with
-    a validation set, ``valid_loss`` (without noise) and ``valid_score``; losses are those of
-    standardised targets where there are ``units_``. The device is read once an epoch, not once a
-    batch, so that ``batches`` has one entry for the epoch.
+    a validation set, ``valid_loss`` (without noise) and ``valid_score``. Losses are those of the
+    encoded target. The device is read once an epoch, not once a batch, so that ``batches`` has
+    one entry for the epoch.
 
     Parameters
     ----------
@@ -60,8 +60,6 @@ class MarginalizedNet(PredictingNet):
         initial weights, and more than one of these above twice the lowest so far, is repeated
         from the best weights so far at half the learning rate. None, as for streams, lets it rise
         until it is not finite.
-    scorer : callable, default=None
-        ``scorer(eta, y, weight)`` of the validation rows' tensors returns a float.
     **kwargs
         The parameters of :class:`skorch.NeuralNet`.
 
@@ -121,7 +119,6 @@ class MarginalizedNet(PredictingNet):
         seed: int = 0,
         shuffle: bool = True,
         loss_unit: float | None = None,
-        scorer: Callable[[Tensor, Tensor, Tensor | None], float] | None = None,
         **kwargs: Any,
     ):
         # Scores are of the predictions at hand: skorch finds no targets in `Rows` without them.
@@ -129,7 +126,6 @@ class MarginalizedNet(PredictingNet):
         self.seed = seed
         self.shuffle = shuffle
         self.loss_unit = loss_unit
-        self.scorer = scorer
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Callback]]:
@@ -331,8 +327,7 @@ class MarginalizedNet(PredictingNet):
         loss = losses.mean() if rows.weight is None else losses @ rows.weight / rows.weight.sum()
         self.record_.add_loss(self.history, "valid_loss", float(loss), len(rows))
         self.history.record("valid_batch_count", 1)
-        if self.scorer is not None:
-            score = float(self.scorer(eta, rows.y, rows.weight))
+        if (score := self.score_of(eta, rows.y, rows.weight)) is not None:
             if not math.isfinite(score):
                 raise StopTraining("diverged")
             self.history.record("valid_score", score)

@@ -16,15 +16,13 @@ from sklearn_margdrop.numerics.ambient import neutral, neutral_steps
 from sklearn_margdrop.numerics.memory import blocks
 from sklearn_margdrop.numerics.sparse import SparseMatrix
 from sklearn_margdrop.training.batches import Features, Rows, as_features
-from sklearn_margdrop.training.units import Units
 
 
 class PredictingNet(NeuralNet):
     """A skorch net whose module is a :class:`~sklearn_margdrop.networks.NoisyNetwork`.
 
     It computes the same whatever the context of torch. Targets are a column of numbers for each
-    output; subclasses may know better. The module and the objective see them standardised where
-    there are `units_`, and who calls the net does not.
+    output; subclasses may know better.
     """
 
     initialize = neutral()(NeuralNet.initialize)
@@ -37,7 +35,6 @@ class PredictingNet(NeuralNet):
 
     module_: NoisyNetwork
     generator_: torch.Generator
-    units_: Units | None = None
 
     def linear_predictor(self, X: Features | Rows) -> Tensor:
         """What the module makes of the rows without noise, shape (n_samples, K)."""
@@ -82,13 +79,7 @@ class PredictingNet(NeuralNet):
 
     def in_units(self, values: Tensor) -> Tensor:
         """Outputs of the module, or encoded targets, in the units of the user."""
-        if self.units_ is None:
-            return values
-        spread, location = (
-            torch.from_numpy(each).to(values)
-            for each in (self.units_.spread, self.units_.location)
-        )
-        return values * spread + location
+        return values
 
     def infer(self, x: Any, **fit_params: Any) -> Tensor:
         """The linear predictor of a batch, with noise in training mode."""
@@ -114,6 +105,10 @@ class PredictingNet(NeuralNet):
         weight = self.module_.linears[0].weight
         targets = torch.as_tensor(y, dtype=weight.dtype, device=weight.device)
         return targets.reshape(len(targets), -1)
+
+    def score_of(self, eta: Tensor, y: Tensor, weight: Tensor | None) -> float | None:
+        """The score of a linear predictor, given encoded targets; None where there is none."""
+        return None
 
     def decode(self, y: Tensor) -> Tensor:
         """Targets as :meth:`predict` returns them."""

@@ -25,6 +25,7 @@ from sklearn_margdrop import (
     MarginalizedDropoutGLMRegressor,
     MarginalizedDropoutRegressor,
 )
+from sklearn_margdrop.estimators.base import Call
 from sklearn_margdrop.noise import NOISE_MODELS
 
 ESTIMATORS = [MarginalizedDropoutGLMClassifier, MarginalizedDropoutGLMRegressor]
@@ -58,9 +59,9 @@ def counts(n=300, d=6, columns=1, seed=0):
 
 def rows_of(model, X, y):
     """The rows as the fitted `model` trains on them."""
-    device = torch.device("cpu")
-    data = model._validate(device, X, y, None, None, True, False, None)
-    rows, _ = model._rows(data, device, True, False, np.random.RandomState(0))
+    call = Call(known=model._target)
+    call.device, call.random_state = torch.device("cpu"), np.random.RandomState(0)
+    rows, _ = model._rows(call, X, y, None, None)
     return rows
 
 

@@ -24,8 +24,6 @@ from sklearn_margdrop import (
     MarginalizedDropoutGLMClassifier,
     MarginalizedDropoutRegressor,
 )
-from sklearn_margdrop.estimators.nets import is_indicator
-from sklearn_margdrop.families import Bernoulli, Categorical
 from sklearn_margdrop.inspection import effective_penalty, penalty_per_sample
 
 K = 4
@@ -288,8 +286,6 @@ def test_net_predicts_encodes_and_scores():
     assert_array_equal(net.classes_, fitted().classes_)
     again = make().fit(X, Y).net_.partial_fit(X, Y)
     assert len(again.history) == 8
-    assert not is_indicator(Bernoulli(), 1)
-    assert not is_indicator(Categorical(), 3)
 
 
 def test_callbacks_see_indicators():

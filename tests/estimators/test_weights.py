@@ -135,6 +135,6 @@ def test_the_net_is_where_weights_are_changed(model):
     assert all((each == 0).all() for each in model.coefs_)
     *hidden, output = model.intercepts_
     assert all((each == 1).all() for each in hidden)
-    units = model.net_.units_  # of a regressor, whose output is in those of the target
+    units = model._target.units  # of a regressor, whose output is in those of the target
     assert output == pytest.approx(1 if units is None else units.location + units.scale)
     assert len(np.unique(model.predict(X))) == 1

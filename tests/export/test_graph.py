@@ -1,5 +1,7 @@
 """ONNX graphs predict what the models do, run by onnxruntime."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -137,7 +139,9 @@ def test_coefficients_that_do_not_fit(attribute, value, message, path):
 def test_labels(cls, classes, kind, path):
     if getattr(classes, "dtype", None) == np.dtypes.StringDType():
         model = clone(fitted(cls)).fit(X, np.asarray(classes, object)[CLASS])
-        model.classes_ = classes  # where pandas brings such an array
+        model._target = replace(
+            model._target, classes=classes
+        )  # where pandas brings such an array
     else:
         model = clone(fitted(cls)).fit(X, np.asarray(classes)[CLASS])
     run = check(model, X, path)
@@ -159,7 +163,7 @@ def test_labels_that_onnx_has_not(classes, path):
     with pytest.raises(TypeError, match=r"no labels such as .*y\.astype\(str\)"):
         labels_for_export(classes)
     model = MarginalizedDropoutGLMClassifier().fit(X, CLASS > 0)
-    model.classes_ = classes
+    model._target = replace(model._target, classes=classes)
     with pytest.raises(TypeError, match="no labels"):
         model.to_onnx(path)
     assert not path.exists()

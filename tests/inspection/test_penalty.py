@@ -50,7 +50,7 @@ def by_hand(model, X, site):
     x = torch.from_numpy(X)
     for layer in network.layers[:split]:
         x = layer(x)
-    family = model._fitted_family()
+    family = model._target.family
 
     def head(z):
         for layer in network.layers[split:]:

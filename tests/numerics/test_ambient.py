@@ -25,8 +25,9 @@ from sklearn_margdrop import (
     MarginalizedDropoutRegressor,
 )
 from sklearn_margdrop.distributed.partitions import _message, call, pack
-from sklearn_margdrop.estimators import indicators, targets
+from sklearn_margdrop.estimators import predictors
 from sklearn_margdrop.estimators.dask_data import Part, _bundle
+from sklearn_margdrop.estimators.labels import Labels
 from sklearn_margdrop.families import FAMILIES
 from sklearn_margdrop.methods import METHODS
 from sklearn_margdrop.networks import NoisyNetwork
@@ -243,6 +244,8 @@ METHOD_CALLS = {
     "sparsify": lambda model, X, y, folder: copy.deepcopy(model).sparsify().predict(X),
     "densify": lambda model, X, y, folder: copy.deepcopy(model).sparsify().densify().coef_,
     "to_onnx": lambda model, X, y, folder: written(model.to_onnx, folder),
+    "classes_": lambda model, X, y, folder: model.classes_.tolist(),
+    "n_outputs_": lambda model, X, y, folder: model.n_outputs_,
     "coefs_": lambda model, X, y, folder: [each.tolist() for each in model.coefs_],
     "intercepts_": lambda model, X, y, folder: [each.tolist() for each in model.intercepts_],
     "pickle": lambda model, X, y, folder: pickle.loads(pickle.dumps(model)).score(X, y),
@@ -395,8 +398,7 @@ def test_predictions_end_in_a_neutral_context(monkeypatch):
         seen.append(tensor)
         return tensor
 
-    monkeypatch.setattr(targets, "check_finite", look)
-    monkeypatch.setattr(indicators, "check_finite", look)
+    monkeypatch.setattr(predictors, "check_finite", look)
     for name in [*KINDS.values(), "labels"]:
         model, (_, container, target) = model_of(name), FITS[name]
         for method in ("predict", "predict_proba", "predict_log_proba", "decision_function"):
@@ -500,19 +502,17 @@ def test_partitions_are_evaluated_alike_by_every_worker():
     message = _message(objective, network)
 
     options = pack((torch.square, True))
-    encoder = glm_classifier()
-    encoder.classes_ = np.arange(3)
+    target, _ = Labels.of(TARGETS["three"], np.float64)
 
     def results(context):
         with left_alone(context):
             bundle = _bundle(
                 [Part(X, TARGETS["three"], np.ones(40))],
-                encoder,
-                FAMILIES["categorical"],
+                target,
+                "cpu",
                 np.zeros(0),
                 np.ones(()),
                 Scales(1 / 40, 1 / 40, 0.0),
-                None,
             )
             yield call(bundle, "evaluate", message).tolist()
             yield call(bundle, "curvature", (*message, options)).tolist()

@@ -141,18 +141,18 @@ def test_predictions_stay_where_the_units_of_a_stream_change(cls):
     if cls is MarginalizedDropoutGLMRegressor:
         model.coef_ = np.arange(5.0)
     for start, end in ((3, 60), (60, 99)):
-        before, location = model.predict(X), model._fitted_units.location.copy()
+        before, location = model.predict(X), model._target.units.location.copy()
         model.partial_fit(X[start:end], 100 + 20 * z[start:end])
-        assert abs(model._fitted_units.location - location) > 1
+        assert abs(model._target.units.location - location) > 1
         assert_allclose(model.predict(X), before, rtol=1e-10)
     model.partial_fit(X[:60], z[:60])
-    settled = model._fitted_units.location
+    settled = model._target.units.location
     assert_allclose(settled, (z[:3].sum() + (100 + 20 * z[3:99]).sum() + z[:60].sum()) / 159)
     model.partial_fit(X, 120 * z)
-    assert_array_equal(model._fitted_units.location, settled)
+    assert_array_equal(model._target.units.location, settled)
     before = model.predict(X)
     model.partial_fit(X, 1e5 * z)  # to which they do not suit
-    assert model._fitted_units.spread > 1e4
+    assert model._target.units.spread > 1e4
     assert_allclose(model.predict(X), before, rtol=1e-10)
 
 
@@ -186,10 +186,10 @@ def test_a_column_that_varies_late_is_learned(cls):
 def test_a_warm_start_keeps_the_units(model):
     y = 1998 + 10 * z
     warm = fitted(model, X, y).set_params(warm_start=True)
-    units, loss = warm._fitted_units, warm.loss_curve_[-1]
+    units, loss = warm._target.units, warm.loss_curve_[-1]
     quiet(warm.fit, X[:60], y[:60] + 5)
-    assert_array_equal(warm._fitted_units.location, units.location)
-    assert_array_equal(warm._fitted_units.scale, units.scale)
+    assert_array_equal(warm._target.units.location, units.location)
+    assert_array_equal(warm._target.units.scale, units.scale)
     assert warm.loss_curve_[-1] < 3 * loss
     plain = quiet(fitted(model, X, z).set_params(warm_start=True).fit, X[:60], z[:60] + 0.5)
     assert_same_in((10, 1998), plain.predict(X), warm.predict(X))
@@ -301,10 +301,10 @@ def test_dask_collections(sizes, intercept):
         other = copy.deepcopy(model).fit(*chunks)
         assert_same_in(units, (whole.predict(X) - units[1]) / units[0], other.predict(X))
         assert_allclose(other.objective_, whole.objective_, rtol=1e-6)
-        assert_allclose(other._fitted_units.scale, whole._fitted_units.scale, rtol=1e-9)
-        location = other._fitted_units.location
+        assert_allclose(other._target.units.scale, whole._target.units.scale, rtol=1e-9)
+        location = other._target.units.location
         other.set_params(warm_start=True).fit(*(each[50:] for each in chunks))
-        assert_array_equal(other._fitted_units.location, location)
+        assert_array_equal(other._target.units.location, location)
 
 
 # What users read
@@ -355,8 +355,8 @@ def test_objectives_are_those_of_the_standardised_target(cls):
     model = fitted(cls(alpha=0.0), X, y, sample_weight=weight)
     mean = np.average(y, weights=weight)
     variance = np.average((y - mean) ** 2, weights=weight)
-    assert_allclose(model._fitted_units.location, mean)
-    assert_allclose(model._fitted_units.scale**2, variance)
+    assert_allclose(model._target.units.location, mean)
+    assert_allclose(model._target.units.scale**2, variance)
     if cls is MarginalizedDropoutRegressor:
         return
     # By hand, in the units of the user: loss, and the penalty of dropout at 0.5.
@@ -403,7 +403,7 @@ def test_a_constant_is_fitted_in_silence(model, dtype, value):
     both = np.column_stack([z, y])
     model = fitted(model, data, both)
     assert_array_equal(model.predict(data)[:, 1], y.astype(dtype))
-    assert model._fitted_units.settled.tolist() == [True, False]
+    assert model._target.units.settled.tolist() == [True, False]
 
 
 @pytest.mark.parametrize("units", [(1e-3, 1998.0), (1e6, 1e12), (1e-25, 0.0), (1e25, 0.0)])
@@ -524,9 +524,9 @@ def test_families_of_ones_own_are_left_in_their_units():
     try:
         for cls in REGRESSORS:
             own = quiet(cls(family="huberish", **QUICK).fit, X, 3 + 2 * z)
-            assert own._fitted_units is None
-            assert own.net_.units_ is None
-            assert quiet(cls(family="said", **QUICK).fit, X, 3 + 2 * z)._fitted_units is not None
+            assert own._target.units is None
+            assert own.net_.target.units is None
+            assert quiet(cls(family="said", **QUICK).fit, X, 3 + 2 * z)._target.units is not None
             with pytest.raises(ValueError, match=r"y has values of up to .*Scale y"):
                 cls(family="huberish").fit(X, 1e300 * z)
     finally:
@@ -565,4 +565,4 @@ def test_equal_numbers_have_no_spread():
 
 @pytest.mark.parametrize("cls", [MarginalizedDropoutClassifier, MarginalizedDropoutGLMClassifier])
 def test_classes_have_no_units(cls):
-    assert quiet(partial(cls(max_iter=2).fit, X), z > 0).net_.units_ is None
+    assert quiet(partial(cls(max_iter=2).fit, X), z > 0).net_.target.units is None
