@@ -295,4 +295,4 @@ class MarginalizedDropoutGLMRegressor(BaseMarginalizedRegressor, BaseMarginalize
         return self._partial_fit(X, y, sample_weight, X_unlabeled)
 
     def _as_fitted(self, array: np.ndarray) -> Any:
-        return array[0] if self.n_outputs_ == 1 else array
+        return array[0] if len(array) == 1 else array
