@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import cells
 from benchmarks.quality import choices, mnist_tables, text_tables
-from sklearn_margdrop.methods import METHODS
+from sklearn_margdrop.methods import GLM_METHODS, METHODS, NETWORK_METHODS
 from sklearn_margdrop.noise import NOISE_MODELS
 
 project = "sklearn_margdrop"
@@ -143,8 +143,9 @@ def write_noise_table(app):
 
 def write_method_table(app):
     """A row for each method: its name, what it is, and the estimators that take it."""
+    tables = NETWORK_METHODS, GLM_METHODS
     rows = [
-        (f'`"{name}"`', m.summary, *("yes" if b else "" for b in (m.for_networks, m.for_glms)))
+        (f'`"{name}"`', m.summary, *("yes" if name in t else "" for t in tables))
         for name, m in METHODS.items()
     ]
     head = "method", "what it is", "networks", "GLMs"

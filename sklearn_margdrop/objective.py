@@ -90,7 +90,8 @@ class Objective(nn.Module):
         that ``torch.compile`` can trace. Of dense rows a `part`, ``(k, n)`` for the k-th of n,
         can be taken alone: the terms of all parts, and their gradients, sum to those of all rows.
         """
-        noises_loss = self._noises_loss(rows)
+        method = METHODS[self.method]
+        noises_loss = method.is_sampled and len(rows.x) == len(rows.y)
         loss, penalty = self._sums(network, rows.part(*part), noises_loss, generator)
         return Terms(loss, penalty, self._l2(network, loss, part))
 

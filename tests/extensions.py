@@ -101,7 +101,7 @@ def _(layer: nn.AvgPool1d, z):
 
 # [method]
 from sklearn_margdrop.families import Normal
-from sklearn_margdrop.methods import Method, register
+from sklearn_margdrop.methods import GLM_METHODS, NETWORK_METHODS, Method
 from sklearn_margdrop.penalties import quadratic
 
 
@@ -110,15 +110,10 @@ def tikhonov(trace, family):
     return quadratic(trace, Normal())
 
 
-register(
-    Method(
-        "tikhonov",
-        "second order, with the identity in the place of the curvature",
-        tikhonov,
-        for_networks=True,
-        for_glms=True,
-        second_order=tikhonov,
-    )
+NETWORK_METHODS["tikhonov"] = GLM_METHODS["tikhonov"] = Method(
+    "second order, with the identity in the place of the curvature",
+    tikhonov,
+    second_order=tikhonov,
 )
 
 

@@ -33,7 +33,7 @@ from sklearn_margdrop import (
 from sklearn_margdrop.families import FAMILIES, Categorical
 from sklearn_margdrop.inspection import effective_penalty, penalty_per_sample
 from sklearn_margdrop.layers import ACTIVATIONS, linearize
-from sklearn_margdrop.methods import GLM_METHODS, METHODS, NETWORK_METHODS, Method, register
+from sklearn_margdrop.methods import GLM_METHODS, NETWORK_METHODS, Method
 from sklearn_margdrop.networks import trace
 from sklearn_margdrop.noise import NOISE_MODELS, Dropout, Noise
 from sklearn_margdrop.penalties import diagonal, quadratic
@@ -46,7 +46,7 @@ PENALTIES = pytest.mark.parametrize("penalty", [diagonal, quadratic])
 @pytest.fixture(autouse=True, scope="module")
 def extensions():
     """The module, whose names other tests are not to see in the registries."""
-    registries = NOISE_MODELS, FAMILIES, ACTIVATIONS, METHODS, NETWORK_METHODS, GLM_METHODS
+    registries = NOISE_MODELS, FAMILIES, ACTIVATIONS, NETWORK_METHODS, GLM_METHODS
     registries += NETWORK_SOLVERS, GLM_SOLVERS
     before = [dict(registry) for registry in registries]
     yield importlib.import_module("extensions")
@@ -199,11 +199,12 @@ def test_a_method_of_ones_own(iris, cls):
     assert_allclose(sum(part.sum() for part in parts.values()), each.mean())
 
 
-def test_a_method_is_for_the_estimators_that_it_names(iris):
-    register(Method("for nobody", "", quadratic, for_networks=False, for_glms=False))
-    for cls in (MarginalizedDropoutClassifier, MarginalizedDropoutGLMClassifier):
-        with pytest.raises(ValueError, match=r"'method'.*'tikhonov'.*Got 'for nobody'"):
-            cls(method="for nobody").fit(*iris)
+@pytest.mark.filterwarnings("ignore:Training stopped at max_iter")
+def test_a_method_is_for_the_estimators_whose_table_has_it(iris, monkeypatch):
+    monkeypatch.setitem(NETWORK_METHODS, "for networks", Method("", quadratic))
+    MarginalizedDropoutClassifier(method="for networks", max_iter=1).fit(*iris)
+    with pytest.raises(ValueError, match=r"'method'.*'tikhonov'.*Got 'for networks'"):
+        MarginalizedDropoutGLMClassifier(method="for networks").fit(*iris)
 
 
 @pytest.mark.parametrize("method", ["quadratic", "moments"])

@@ -10,11 +10,6 @@ from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import Dropout
 
 
-def test_every_method_is_for_some_estimator():
-    assert NETWORK_METHODS | GLM_METHODS == METHODS
-    assert all(name == method.name for name, method in METHODS.items())
-
-
 @pytest.mark.parametrize("name", sklearn_margdrop.__all__)
 def test_docstrings_name_the_methods(name):
     methods = GLM_METHODS if "GLM" in name else NETWORK_METHODS

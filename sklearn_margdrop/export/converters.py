@@ -1,4 +1,4 @@
-"""Whole pipelines to ONNX: how skl2onnx converts our estimators."""
+"""Whole pipelines to ONNX: how skl2onnx converts the estimators of this package."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REGRESSORS = [MarginalizedDropoutRegressor, MarginalizedDropoutGLMRegressor]
 
 
 def register_onnx_converters() -> None:
-    """Let `skl2onnx` convert pipelines, searches and ensembles that hold our estimators.
+    """Let `skl2onnx` convert pipelines, searches and ensembles with estimators of this package.
 
     Call it once, then use ``skl2onnx.to_onnx``. Its conventions hold there: numbers are float32
     or float64 as the input of the pipeline is, and a regressor's "variable" has the shape
@@ -73,16 +73,10 @@ def _fitted(operator: Any) -> Fitted:
     return fitted._replace(classes=labels_for_export(classes))
 
 
-def _dtype(operator: Any) -> np.dtype[Any]:
-    types = import_for_export("skl2onnx.common.data_types")
-    is_double = isinstance(operator.inputs[0].type, types.DoubleTensorType)
-    return np.dtype(np.float64 if is_double else np.float32)
-
-
 def _set_types(operator: Any) -> None:
     types = import_for_export("skl2onnx.common.data_types")
     fitted = _fitted(operator)
-    number = types.DoubleTensorType if _dtype(operator) == np.float64 else types.FloatTensorType
+    number = type(types.guess_tensor_type(operator.inputs[0].type))
     n_rows = operator.inputs[0].get_first_dimension()
     if fitted.classes is None:
         operator.outputs[0].type = number([n_rows, len(fitted.intercepts[-1])])
@@ -94,15 +88,14 @@ def _set_types(operator: Any) -> None:
 
 
 def _convert(scope: Any, operator: Any, container: Any) -> None:
-    dtype = _dtype(operator)
+    types = import_for_export("skl2onnx.common.data_types")
+    dtype = np.dtype(types.guess_numpy_type(operator.outputs[-1].type))
     graph = Graph(scope.get_unique_operator_name(type(operator.raw_operator).__name__) + "_")
-    helper, to_array = graph.onnx.helper, graph.onnx.numpy_helper.to_array
+    helper = graph.onnx.helper
     to = helper.np_dtype_to_tensor_dtype(dtype)
     x = graph.node("Cast", operator.inputs[0].full_name, to=to)
     add_model(graph, _fitted(operator), x, [each.full_name for each in operator.outputs], dtype)
-    for tensor in graph.constants:
-        content = to_array(tensor).ravel()
-        container.add_initializer(tensor.name, tensor.data_type, list(tensor.dims), content)
+    container.initializers.extend(graph.constants)
     for node in graph.nodes:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         container.add_node(

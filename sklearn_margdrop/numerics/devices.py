@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -39,12 +38,11 @@ def check_device(device: str | torch.device) -> torch.device:
             f"device={device!r} is not a device that torch knows; use 'auto', 'cpu', 'cuda', "
             "'cuda:0', 'mps', ..."
         ) from error
-    checks: dict[str, Callable[[], bool]] = {
-        "cpu": lambda: True,
-        "cuda": lambda: torch.cuda.device_count() > (resolved.index or 0),
-        "mps": torch.backends.mps.is_available,
-    }
-    if not checks.get(resolved.type, lambda: _can_allocate(resolved))():
+    if resolved.type == "cuda":  # without starting it, which takes memory there
+        is_available = torch.cuda.device_count() > (resolved.index or 0)
+    else:
+        is_available = _can_allocate(resolved)
+    if not is_available:
         raise ValueError(
             f"device={device!r} is not available on this machine; use 'auto' or 'cpu'."
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sklearn_margdrop.numerics.memory import blocks
+
+#: The value at a mean and a variance, and its derivatives with respect to them.
+Rule: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 #: Pairs of nodes that stand for the normal distribution of the logits.
 _N_NODES = 64
@@ -54,7 +57,7 @@ def softplus_gap(mean: Tensor, variance: Tensor) -> Tensor:
     >>> f"{gap:.6f} {second_order:.6f}"
     '0.001248 0.001250'
     """
-    value: Tensor = _SoftplusGap.apply(mean, variance)[0]
+    value: Tensor = _Gap.apply(_softplus_gap, len(_logistic_mixture()[0]), mean, variance)[0]
     return value
 
 
@@ -80,7 +83,7 @@ def logsumexp_gap(eta: Tensor, variance: Tensor) -> Tensor:
     >>> logsumexp_gap(torch.zeros(1, 3), torch.full((1, 3), 0.1)).round(decimals=3)
     tensor([0.0330])
     """
-    value: Tensor = _LogSumExpGap.apply(eta, variance)[0]
+    value: Tensor = _Gap.apply(_logsumexp_gap, 16, eta, variance)[0]
     return value
 
 
@@ -111,25 +114,20 @@ def _logistic_mixture() -> tuple[list[float], list[float]]:
     return (4 * k[kept] ** 2).tolist(), (weights[kept] / weights[kept].sum()).tolist()
 
 
-def _in_blocks(
-    rule: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
-    n_copies: int,
-    mean: Tensor,
-    variance: Tensor,
-) -> tuple[Tensor, ...]:
-    """`rule`, which makes about so many arrays of their shape, on blocks that fit the cache."""
-    mean, variance = torch.broadcast_tensors(mean, variance)
-    cut = blocks(len(mean), n_copies * mean.shape[-1], in_cache=mean.device.type == "cpu")
-    parts = [rule(mean[rows], variance[rows]) for rows in cut]
-    return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
+class _Gap(torch.autograd.Function):
+    """A rule's value; the derivatives that it returns beside the value are the gradient."""
 
-
-class _SoftplusGap(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(mean: Tensor, variance: Tensor) -> tuple[Tensor, ...]:
-        return _in_blocks(_softplus_gap, len(_logistic_mixture()[0]), mean, variance)
+    def forward(
+        rule: Rule, n_copies: int, mean: Tensor, variance: Tensor
+    ) -> tuple[Tensor, ...]:
+        """`rule` on blocks that fit the cache; it makes about `n_copies` arrays of their shape."""
+        mean, variance = torch.broadcast_tensors(mean, variance)
+        cut = blocks(len(mean), n_copies * mean.shape[-1], in_cache=mean.device.type == "cpu")
+        parts = [rule(mean[rows], variance[rows]) for rows in cut]
+        return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -137,9 +135,11 @@ class _SoftplusGap(torch.autograd.Function):
         ctx.save_for_backward(*output[1:])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         by_mean, by_variance = ctx.saved_tensors
-        return grad * by_mean, grad * by_variance
+        if grad.dim() < by_mean.dim():  # one value for all classes
+            grad = grad.unsqueeze(-1)
+        return None, None, grad * by_mean, grad * by_variance
 
 
 def _softplus_gap(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -207,22 +207,3 @@ def _logsumexp_gap(eta: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tenso
     by_eta = by_eta.mul_(share) - weight / total
     by_variance = by_std.mul_(0.5 * share) / std
     return value.to(dtype), by_eta.mT.to(dtype), by_variance.mT.to(dtype)
-
-
-class _LogSumExpGap(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(eta: Tensor, variance: Tensor) -> tuple[Tensor, ...]:
-        return _in_blocks(_logsumexp_gap, 16, eta, variance)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*output[1:])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor, Tensor]:
-        by_eta, by_variance = ctx.saved_tensors
-        grad = grad.unsqueeze(-1)
-        return grad * by_eta, grad * by_variance
