@@ -1,7 +1,7 @@
 """The methods: how the expectation over the noise is taken, and what is true of each.
 
-A method is a penalty function and its row in one or both of the tables. The objective, the parameter
-checks of the estimators, the inspection and the documentation read the row.
+A method is a penalty function and its row in one or both of the tables. The objective, the
+parameter checks of the estimators, the inspection and the documentation read the row.
 """
 
 from __future__ import annotations

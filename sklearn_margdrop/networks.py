@@ -234,9 +234,9 @@ class NoisyNetwork(nn.Module):
             self.linears[0].weight.div_(input_scale)
 
     @property
-    def linears(self) -> list[nn.Linear]:
+    def linears(self) -> list[_Linear]:
         """The layers with parameters."""
-        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        return [layer for layer in self.layers if isinstance(layer, _Linear)]
 
     @property
     def sites(self) -> list[Site]:
@@ -259,8 +259,7 @@ class NoisyNetwork(nn.Module):
     @property
     def centre(self) -> Tensor | None:
         """That of the features, if they have one."""
-        first = self.linears[0]
-        return first.centre if isinstance(first, _Linear) else None
+        return self.linears[0].centre
 
     @property
     def widest(self) -> int:
@@ -336,8 +335,7 @@ class NoisyNetwork(nn.Module):
         return [
             (layer, layer.centre)
             for layer in self.linears
-            if isinstance(layer, _Linear)
-            and layer.centre is not None
+            if layer.centre is not None
             and layer.weight.grad is not None
             and layer.bias.grad is not None
         ]

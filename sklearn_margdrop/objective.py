@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sklearn_margdrop.backprop import backpropagate, is_known
 from sklearn_margdrop.families import Family
-from sklearn_margdrop.methods import METHODS
+from sklearn_margdrop.methods import METHODS, Method
 from sklearn_margdrop.networks import NoisyNetwork, apply_elementwise
 from sklearn_margdrop.numerics.memory import blocks, slice_length
 from sklearn_margdrop.numerics.sparse import Matrix, SparseMatrix, sums_about
@@ -91,8 +91,8 @@ class Objective(nn.Module):
         can be taken alone: the terms of all parts, and their gradients, sum to those of all rows.
         """
         method = METHODS[self.method]
-        noises_loss = method.is_sampled and len(rows.x) == len(rows.y)
-        loss, penalty = self._sums(network, rows.part(*part), noises_loss, generator)
+        noises_loss = _noises_loss(method, rows)
+        loss, penalty = self._sums(method, network, rows.part(*part), noises_loss, generator)
         return Terms(loss, penalty, self._l2(network, loss, part))
 
     def backward(
@@ -108,13 +108,16 @@ class Objective(nn.Module):
         are taken in blocks that fit into the cache; `"quadratic"` takes them in slices whose
         pulled back rows of the curvature fit into the memory.
         """
-        noises_loss, sums = self._noises_loss(rows), []
-        for each in self._slices(network, rows.part(*part), generator):
+        method = METHODS[self.method]
+        noises_loss = _noises_loss(method, rows)
+        sums = []
+        for each in self._slices(method, network, rows.part(*part), generator):
             x, y, w, v, _ = each
-            if isinstance(x, Tensor) and self._is_one_pass(network, noises_loss):
+            has_backprop = noises_loss or method.has_backprop(network)
+            if isinstance(x, Tensor) and has_backprop and is_known(network):
                 terms = backpropagate(network, self.family, x, y, w, v, noises_loss, generator)
             else:
-                terms = self._sums(network, each, noises_loss, generator)
+                terms = self._sums(method, network, each, noises_loss, generator)
                 (terms[0] + terms[1]).backward()
             sums.append(terms)
         loss, penalty = (
@@ -137,10 +140,14 @@ class Objective(nn.Module):
             return Terms(loss, penalty, self._l2(network, loss, part))
 
     def _slices(
-        self, network: NoisyNetwork, rows: WeightedRows, generator: torch.Generator | None
+        self,
+        method: Method,
+        network: NoisyNetwork,
+        rows: WeightedRows,
+        generator: torch.Generator | None,
     ) -> Iterable[WeightedRows]:
         x = rows.x
-        noisy = network.noisy_linears if METHODS[self.method].takes_probes else []
+        noisy = network.noisy_linears if method.takes_probes else []
         if len(noisy) < 2 or len(x) == 0:
             return _cut(network, rows)
         *_, output = noisy
@@ -153,49 +160,32 @@ class Objective(nn.Module):
         size = slice_length(len(x), n_pulled * width, output.weight)
         return (rows.at(slice(start, start + size)) for start in range(0, len(x), size))
 
-    def _noises_loss(self, rows: WeightedRows) -> bool:
-        """Whether the loss itself is noised: where all rows are labelled, when sampling."""
-        return METHODS[self.method].is_sampled and len(rows.x) == len(rows.y)
-
-    def _is_one_pass(self, network: NoisyNetwork, noises_loss: bool) -> bool:
-        """Whether :func:`backpropagate` can do it, for dense rows."""
-        has_backprop = noises_loss or METHODS[self.method].has_backprop(network)
-        return has_backprop and is_known(network)
-
     def _sums(
         self,
+        method: Method,
         network: NoisyNetwork,
         rows: WeightedRows,
         noises_loss: bool,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
         """Loss and penalty of weighted rows."""
-        x, y = rows.x, rows.y
+        x, y, loss_weight, penalty_weight, probes = rows
         if noises_loss:
             eta = network.sample(x, generator)
             penalty = eta.new_zeros(())
-        else:
-            eta, per_row = self._penalty(network, x, generator, rows.probes)
-            penalty = per_row.dot(rows.penalty_weight)
-        return self.family.loss(eta[: len(y)], y).dot(rows.loss_weight), penalty
-
-    def _penalty(
-        self,
-        network: NoisyNetwork,
-        x: Matrix,
-        generator: torch.Generator | None,
-        probes: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        method = METHODS[self.method]
-        if method.penalty is None:
+        elif method.penalty is None:
             eta = network(x)
-            return eta, self.family.divergence(network.sample(x, generator), eta)
-        trace = network.trace(x)
-        if not method.takes_probes:
-            return trace.eta, method.penalty(trace, self.family)
-        if probes is None:
-            probes = self._probes(len(x), trace.output.weight, generator)
-        return trace.eta, method.penalty(trace, self.family, probes)
+            noisy = network.sample(x, generator)
+            penalty = self.family.divergence(noisy, eta).dot(penalty_weight)
+        else:
+            trace = network.trace(x)
+            eta, options = trace.eta, []
+            if method.takes_probes:
+                if probes is None:
+                    probes = self._probes(len(x), trace.output.weight, generator)
+                options = [probes]
+            penalty = method.penalty(trace, self.family, *options).dot(penalty_weight)
+        return self.family.loss(eta[: len(y)], y).dot(loss_weight), penalty
 
     def _probes(
         self, n_rows: int, weight: Tensor, generator: torch.Generator | None
@@ -252,6 +242,11 @@ class Objective(nn.Module):
         weights = [linear.weight.flatten() for linear in network.linears]
         squares: Tensor = functools.reduce(torch.add, (w.dot(w) for w in weights))
         return 0.5 * self.alpha * squares
+
+
+def _noises_loss(method: Method, rows: WeightedRows) -> bool:
+    """Whether the loss itself is noised: with sampling, where all rows have labels."""
+    return method.is_sampled and len(rows.x) == len(rows.y)
 
 
 def _weighted_sums(values: Matrix, weight: Tensor) -> Tensor:

@@ -197,8 +197,6 @@ class FisherScalingDisplay:
         <...>
         """
         check_matplotlib_support(f"{cls.__name__}.from_predictions")
-        if feature_names is None and hasattr(X, "columns"):
-            feature_names = X.columns
         options = {"ensure_2d": False, "dtype": np.float64}
         rows = check_array(X, accept_sparse="csr", dtype=np.float64)
         mean = check_array(y_pred, input_name="y_pred", **options)
@@ -217,7 +215,7 @@ class FisherScalingDisplay:
             raise ValueError(f"coef has {len(values)} values for {n_features} features.")
         curvature = _curvature(family, mean)
         if feature_names is None:
-            feature_names = [f"x{j}" for j in range(n_features)]
+            feature_names = getattr(X, "columns", [f"x{j}" for j in range(n_features)])
         display = cls(
             coef=values,
             fisher_diagonal=(_square(rows).T @ curvature).ravel() / len(curvature),

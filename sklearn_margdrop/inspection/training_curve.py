@@ -111,14 +111,15 @@ class TrainingCurveDisplay:
         # Sparse coefficients come without the net and its history.
         net = getattr(estimator, "net_", None)
         history: Any = [] if net is None else [{}] * net.n_forgotten_ + net.history
-        columns = {
-            name: np.array([epoch.get(name, np.nan) for epoch in history])
-            for name in ("penalty", "valid_score")
-        }
+
+        def column(name: str) -> NDArray[Any] | None:
+            values = np.array([epoch.get(name, np.nan) for epoch in history])
+            return values if np.isfinite(values).any() else None
+
         display = cls(
             objective=np.array(estimator.loss_curve_),
-            penalty=_known(columns["penalty"]),
-            validation_score=_known(columns["valid_score"]),
+            penalty=column("penalty"),
+            validation_score=column("valid_score"),
             step_name=estimator._step,
         )
         return display.plot(ax=ax, **line_kw)
@@ -160,7 +161,3 @@ class TrainingCurveDisplay:
         (self.score_ax_ or ax).legend(handles=self.lines_, loc="center right")
         self.ax_, self.figure_ = ax, ax.figure
         return self
-
-
-def _known(values: NDArray[Any]) -> NDArray[Any] | None:
-    return values if np.isfinite(values).any() else None

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any, TypeVar
+from contextlib import ExitStack, contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -50,13 +50,22 @@ def neutral() -> Iterator[None]:
     >>> inside.requires_grad, inside.device.type, outside.device.type
     (True, 'cpu', 'meta')
     """
-    contexts = list(_corrections())
-    if not contexts:  # as almost always, and then it costs a few microseconds
-        yield
-        return
-    with ExitStack() as stack:
-        for each in contexts:
-            stack.enter_context(each)
+    with ExitStack() as stack:  # almost always empty
+        if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
+            stack.enter_context(torch.inference_mode(False))  # which records gradients, too
+        for kind in _AUTOCAST:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        # A default device is a mode of functions. Asking for the device itself takes longer, and
+        # fails where there is no such device.
+        if has_function_modes():
+            stack.enter_context(torch.device("cpu"))
+        if has_saving_hooks():
+            stack.enter_context(saved_tensors_hooks(_same, _same))
+        if _SMALLEST_NORMAL / 2 == 0:
+            # In this thread alone: torch's other threads keep the mode they started in.
+            stack.callback(torch.set_flush_denormal, True)
+            torch.set_flush_denormal(False)
         yield
 
 
@@ -80,33 +89,6 @@ def neutral_steps(iterator: Iterator[T]) -> Iterator[T]:
             except StopIteration:
                 return
         yield item
-
-
-def _corrections() -> Iterator[AbstractContextManager[Any]]:
-    """What has to be entered to be in a neutral context."""
-    if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
-        yield torch.inference_mode(False)  # which records gradients, too
-    for kind in _AUTOCAST:
-        if torch.is_autocast_enabled(kind):
-            yield torch.autocast(kind, enabled=False)
-    # A default device is a mode of functions. To ask for the device itself takes longer, and
-    # fails where there is no such device.
-    if has_function_modes():
-        yield torch.device("cpu")
-    if has_saving_hooks():
-        yield saved_tensors_hooks(_same, _same)
-    if _SMALLEST_NORMAL / 2 == 0:
-        yield _with_denormals()
-
-
-@contextmanager
-def _with_denormals() -> Iterator[None]:
-    # Of this thread alone: the others that torch computes on keep what they were started with.
-    torch.set_flush_denormal(False)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(True)
 
 
 def _same(tensor: Tensor) -> Tensor:

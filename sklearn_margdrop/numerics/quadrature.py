@@ -120,9 +120,7 @@ class _Gap(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        rule: Rule, n_copies: int, mean: Tensor, variance: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(rule: Rule, n_copies: int, mean: Tensor, variance: Tensor) -> tuple[Tensor, ...]:
         """`rule` on blocks that fit the cache; it makes about `n_copies` arrays of their shape."""
         mean, variance = torch.broadcast_tensors(mean, variance)
         cut = blocks(len(mean), n_copies * mean.shape[-1], in_cache=mean.device.type == "cpu")

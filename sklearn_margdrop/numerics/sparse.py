@@ -213,7 +213,8 @@ class SparseMatrix:
         first = first - c * total
         # What a column without a zero differs in may be small beside its distance from zero,
         # and would be lost in the differences of these sums.
-        columns = np.flatnonzero(self._counts() == len(self))
+        counts = (np.bincount(m.indices, minlength=self.shape[1]) for m in self.matrices)
+        columns = np.flatnonzero(functools.reduce(np.add, counts) == len(self))
         if len(columns):
             parts = [
                 sums_about(x, centre[columns], weight[rows])
@@ -223,12 +224,6 @@ class SparseMatrix:
                 functools.reduce(torch.add, each) for each in zip(*parts, strict=True)
             )
         return first, second.clamp_min_(0)
-
-    def _counts(self) -> np.ndarray:
-        """How many values each column stores."""
-        width = self.shape[1]
-        counts = (np.bincount(m.indices, minlength=width) for m in self.matrices)
-        return functools.reduce(np.add, counts)
 
     def _dense_blocks(self, columns: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
         """Columns that are stored in every row, in blocks of rows."""
