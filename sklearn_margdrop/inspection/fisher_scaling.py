@@ -214,11 +214,12 @@ class FisherScalingDisplay:
         if len(values) != n_features:
             raise ValueError(f"coef has {len(values)} values for {n_features} features.")
         curvature = _curvature(family, mean)
+        squares = rows.multiply(rows) if sparse.issparse(rows) else np.square(rows)
         if feature_names is None:
             feature_names = getattr(X, "columns", [f"x{j}" for j in range(n_features)])
         display = cls(
             coef=values,
-            fisher_diagonal=(_square(rows).T @ curvature).ravel() / len(curvature),
+            fisher_diagonal=(squares.T @ curvature).ravel() / len(curvature),
             feature_names=_check_names(feature_names, n_features),
         )
         return display.plot(max_features=max_features, axes=axes)
@@ -323,7 +324,3 @@ def _curvature(name: str, mean: NDArray[np.float64]) -> NDArray[np.float64]:
     eta = family.link(torch.from_numpy(mean)[:, None])
     curvature: NDArray[np.float64] = family.curvature(eta).numpy().ravel()
     return curvature
-
-
-def _square(X: Any) -> Any:
-    return X.multiply(X) if sparse.issparse(X) else np.square(X)

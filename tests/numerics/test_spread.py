@@ -4,7 +4,7 @@ import pytest
 import torch
 from oracles import randn
 
-from sklearn_margdrop.numerics.spread import centred, split, spread_over_classes
+from sklearn_margdrop.numerics.spread import centred_over_classes, split, spread_over_classes
 
 
 @pytest.mark.parametrize("scale", [0.1, 1, 10])
@@ -36,4 +36,4 @@ def test_a_sure_prediction_leaves_more_than_rounding():
 
 
 def test_weights_about_their_mean():
-    assert centred(randn(4, 3)).sum(0).abs().max() < 1e-12
+    assert centred_over_classes(randn(4, 3)).sum(0).abs().max() < 1e-12
