@@ -4,7 +4,11 @@ import pytest
 import torch
 from oracles import randn
 
-from sklearn_margdrop.numerics.spread import centred_over_classes, split, spread_over_classes
+from sklearn_margdrop.numerics.spread import (
+    centred_over_classes,
+    spread_over_classes,
+    top_and_rest,
+)
 
 
 @pytest.mark.parametrize("scale", [0.1, 1, 10])
@@ -14,7 +18,7 @@ def test_variance_over_classes(n_classes, n_rows, scale):
     """As many classes as have all their pairs compared, and more; one variance or one a row."""
     eta, weight = scale * randn(7, n_classes), randn(n_classes, 5, seed=1)
     variance = randn(n_rows, 5, seed=2).square()
-    at = split(eta)
+    at = top_and_rest(eta)
     found = at.left * spread_over_classes(at, variance, weight)
     probability = eta.softmax(-1)
     deviation = weight - (probability @ weight).unsqueeze(1)
@@ -24,7 +28,7 @@ def test_variance_over_classes(n_classes, n_rows, scale):
 
 def test_the_split_of_a_prediction():
     eta = randn(7, 4)
-    top, others, left = split(eta)
+    top, others, left = top_and_rest(eta)
     probability = eta.softmax(-1)
     torch.testing.assert_close(left, 1 - probability.amax(-1))
     whole = (left[:, None] * others).scatter(-1, top, (1 - left)[:, None])
@@ -32,7 +36,9 @@ def test_the_split_of_a_prediction():
 
 
 def test_a_sure_prediction_leaves_more_than_rounding():
-    assert split(torch.tensor([[60.0, 0.0, 0.0]])).left.item() == pytest.approx(1.75e-26, rel=0.01)
+    assert top_and_rest(torch.tensor([[60.0, 0.0, 0.0]])).left.item() == pytest.approx(
+        1.75e-26, rel=0.01
+    )
 
 
 def test_weights_about_their_mean():
