@@ -31,7 +31,7 @@ Step: TypeAlias = tuple[Tensor, Tensor | None, Back]
 
 
 def is_known(network: NoisyNetwork) -> bool:
-    """Whether all layers are such as :func:`backpropagate` knows."""
+    """Whether :func:`backpropagate` knows all the layers."""
     known: tuple[type[nn.Module], ...] = (nn.Linear, *ACTIVATIONS.values())
     return all(isinstance(layer, known) for layer in network.layers)
 
@@ -122,7 +122,7 @@ def _activation(layer: nn.Module, h: Tensor, variance: Tensor | None) -> Step:
     z, jacobian = linearize(layer, h)
     if isinstance(jacobian, Identity):
         return z, variance, lambda grad, grad_v: (grad, grad_v)
-    assert isinstance(jacobian, Elementwise | Mask)  # as is_known has found
+    assert isinstance(jacobian, Elementwise | Mask)  # as is_known has checked
     pushed = None if variance is None else jacobian.push_variance(variance)
 
     def back(grad: Tensor, grad_v: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -190,7 +190,7 @@ def _output(
 
 
 def _accumulate(layer: nn.Linear, to_weight: Tensor, to_output: Tensor) -> None:
-    """Add to the gradients of a layer's parameters, but for those that are frozen."""
+    """Add to the gradients of a layer's parameters, except those that are frozen."""
     parts = [(layer.weight, to_weight)]
     if layer.bias is not None:
         parts.append((layer.bias, to_output.sum(0)))

@@ -37,7 +37,7 @@ Back: TypeAlias = Callable[..., tuple[Tensor | None, Tensor | None, Tensor]]
 
 FAMILIES: dict[str, type[Family]] = {}
 
-#: Of the variance of a logit at most so much is left to the second order.
+#: At most this much of the variance of a logit is left to the second order.
 _SMALL_VARIANCE = 0.01
 
 
@@ -142,12 +142,12 @@ class Family(ABC):
     def curvature_trace_vjp(
         self, eta: Tensor, mean: Tensor, variance: Tensor, weight: Tensor
     ) -> tuple[Tensor, Back]:
-        """:meth:`curvature_trace` and what takes derivatives back through it.
+        """:meth:`curvature_trace` and a function that takes derivatives back through it.
 
-        `mean` is A'(eta). The function that is returned maps a derivative of the value,
+        `mean` is A'(eta). The returned function maps a derivative of the value,
         (n_samples,), to those of `eta` (None for zero), `variance` (None where its second
-        argument is false) and `weight`. Autograd does it here; a family that is to train fast
-        writes them out.
+        argument is false) and `weight`. Here autograd computes them; a family that writes them out
+        trains faster.
         """
         with torch.enable_grad():
             inputs = [each.detach().requires_grad_() for each in (eta, variance, weight)]
@@ -170,15 +170,15 @@ class Family(ABC):
         no label, is never negative, and agrees with the quadratic penalty to second order.
         """
         linear = (self.mean(eta) * (eta_noisy - eta)).sum(-1)
-        # What is below zero is rounding.
+        # Negative values are rounding errors.
         return (self.log_partition(eta_noisy) - self.log_partition(eta) - linear).clamp_min(0)
 
     def jensen_gap(self, eta: Tensor, noise: NoisyInput) -> Tensor:
         """E A(eta~) - A(eta), shape (n_samples,).
 
-        The expectation itself and not its second order. Here eta~ is taken for a gaussian with
-        the mean and the variances that it has, by Gauss-Hermite quadrature; families with a
-        better rule, or a closed form, override this.
+        The expectation itself, not its second order. Here it is that of a gaussian with the mean
+        and the variances of eta~, by Gauss-Hermite quadrature. Families with a better rule or a
+        closed form override this.
         """
         std = (noise.output_variance() + torch.finfo(eta.dtype).tiny).sqrt()
         terms = (w * self.log_partition(eta + x * std) for x, w in gauss_hermite())
@@ -329,7 +329,7 @@ class Poisson(_Separate):
 
     def jensen_gap(self, eta: Tensor, noise: NoisyInput) -> Tensor:
         # The moment generating function of eta~ at 1: exact for every noise that knows its own.
-        # What is below zero is rounding.
+        # Negative values are rounding errors.
         return (eta.exp() * noise.output_cumulant().clamp_min(0).expm1()).sum(-1)
 
 
@@ -399,8 +399,8 @@ class Categorical(Family):
     ) -> tuple[Tensor, Back]:
         # sum_j v_j Var_o(w_j), with each product made once for the squares and the weights. With
         # w_t the weights of the most probable class, l what it leaves to the others, and d = sum_k
-        # o_k (w_k - w_t), the variance is sum_k o_k (w_k - w_t)^2 - d^2. What is rounded there is
-        # in proportion to l, as the variance is, however confident the prediction.
+        # o_k (w_k - w_t), the variance is sum_k o_k (w_k - w_t)^2 - d^2. Rounding errors
+        # are in proportion to l there, as the variance is, however confident the prediction.
         top = mean.argmax(-1)
         others = mean.scatter(-1, top.unsqueeze(-1), 0.0)
         left = others.sum(-1, keepdim=True)
@@ -427,14 +427,14 @@ class Categorical(Family):
             by_top = (variance * away).mul_(grad * (left - 1))
             if top.device.type == "cpu":
                 to_weight.index_add_(0, top, by_top, alpha=2)
-            else:  # where it would add up in any order
+            else:  # where index_add_ has no fixed order of summation
                 to_weight.addmm_(F.one_hot(top, len(weight)).to(by_top).mT, by_top, alpha=2)
             return to_eta, spread * grad if to_variance else None, to_weight
 
         return value, back
 
     def jensen_gap(self, eta: Tensor, noise: NoisyInput) -> Tensor:
-        """E A(eta~) - A(eta) for logits that are taken for independent gaussians.
+        """E A(eta~) - A(eta), with the logits treated as independent gaussians.
 
         Their variances are those of the logits about their mean over the classes, scaled in each
         row so that the second order is the exact one. The expectation over them is a mean over
@@ -450,12 +450,12 @@ class Categorical(Family):
         # ratio is as precise for confident predictions as for others.
         independent = (at.others * (1 - at.left.unsqueeze(-1) * at.others) * variance).sum(-1)
         independent = independent + (1 - at.left) * variance.gather(-1, at.top).squeeze(-1)
-        # Without any variance, the ratio is of no account but must stay finite. No covariance is
-        # above the mean of its variances, so that it is at most 2 but for rounding.
+        # Without any variance the ratio does not matter, but it must stay finite. No covariance is
+        # above the mean of its variances, so that the ratio is at most 2, apart from rounding.
         scale = spread / (independent + math.sqrt(torch.finfo(eta.dtype).tiny))
         variance = scale.clamp_max(2.0).unsqueeze(-1) * variance
-        # A rule of few nodes knows standard deviations, in which the variance of a logit that
-        # hardly varies has a kink. Small variances are left to the second order instead.
+        # A rule with few nodes is a function of standard deviations, which have a kink where a
+        # variance is zero. Small variances are left to the second order instead.
         share = variance / (variance + _SMALL_VARIANCE)
         second_order = self.curvature(eta) * (_SMALL_VARIANCE * share)
         return logsumexp_gap(eta, variance * share) + 0.5 * second_order.sum(-1)

@@ -23,7 +23,7 @@ from sklearn_margdrop.numerics.sparse import Matrix, SparseMatrix
 
 
 class Jacobian(Protocol):
-    """What a penalty needs of a layer's derivative; those of this module are examples."""
+    """What a penalty needs from a layer's derivative; the classes below are examples."""
 
     def pull_back(self, cotangent: Tensor) -> Tensor:
         """(..., out) -> (..., in): the cotangent times the Jacobian."""
@@ -94,7 +94,7 @@ class NoisyInput(NamedTuple):
     z : Tensor or SparseMatrix of shape (n_samples, width)
         The clean input.
     variance : Tensor or SparseMatrix of shape (n_samples, width) or (1, width)
-        That of the noise at `z`.
+        The variance of the noise at `z`.
     weight : Tensor of shape (K, width)
         The weights of the layer.
 

@@ -21,7 +21,7 @@ from sklearn_margdrop.numerics.sparse import Matrix, SparseMatrix
 
 
 class Trace(NamedTuple):
-    """One clean forward pass, with what a penalty needs of it.
+    """One clean forward pass, with what a penalty needs from it.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ class Site(NamedTuple):
     width : int
         The number of its features or units.
     noise : Noise or None
-        What makes it noisy, if anything does.
+        The noise model, if the site is noisy.
     position : int
         That of the layer that it enters, among all the layers of the network.
     layers : tuple of torch.nn.Module
@@ -152,7 +152,7 @@ class _Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
     def reset_parameters(self) -> None:
-        """Leave them to the network: torch's initialisation would use the global generator."""
+        """Leave the parameters to the network: torch would use the global generator."""
 
 
 class NoisyNetwork(nn.Module):
@@ -258,7 +258,7 @@ class NoisyNetwork(nn.Module):
 
     @property
     def centre(self) -> Tensor | None:
-        """That of the features, if they have one."""
+        """The centre of the features, if there is one."""
         return self.linears[0].centre
 
     @property
@@ -283,19 +283,19 @@ class NoisyNetwork(nn.Module):
 
     @contextmanager
     def centred(self) -> Iterator[None]:
-        """For a step of an optimiser: coordinates in which layers see their input centred.
+        """Use coordinates in which layers see their input centred, for a step of an optimiser.
 
         All the weights after units, or features, that are far from zero act together as the
         intercept does, and many times as strongly: a hundred logistic units, or the year in
-        which something happened. A gradient then says nothing of what the features tell beside
-        their mean. Plain gradient descent is unstable at rates that suit everything else, and
-        drives logistic units into saturation. In W and b' = b + W c, with c the mean input when
-        training began, the layer computes W (z - c) + b'. (The centring of Schraudolph, 1998.)
+        which something happened. The gradient is then dominated by their mean. Plain gradient
+        descent is unstable at rates that suit everything else, and drives logistic units into
+        saturation. In W and b' = b + W c, with c the mean input when training began, the layer
+        computes W (z - c) + b'. (The centring of Schraudolph, 1998.)
 
         See Also
         --------
-        centre_gradients : Those of these coordinates.
-        uncentred : The way back, for an evaluation on the way.
+        centre_gradients : The gradients in these coordinates.
+        uncentred : The way back, for an evaluation within the step.
         """
         layers = self._centred_layers()
         with torch.no_grad():
@@ -309,7 +309,7 @@ class NoisyNetwork(nn.Module):
 
     @contextmanager
     def uncentred(self) -> Iterator[None]:
-        """Within :meth:`centred`: the network's own coordinates, in which it computes."""
+        """Return to the network's own coordinates within :meth:`centred`, to evaluate it."""
         layers = self._centred_layers()
         kept = [layer.bias.detach().clone() for layer, _ in layers]
         with torch.no_grad():
@@ -324,14 +324,14 @@ class NoisyNetwork(nn.Module):
 
     @torch.no_grad()
     def centre_gradients(self) -> None:
-        """From the gradients of the network's own coordinates, make those of `centred`."""
+        """Turn gradients in the network's own coordinates into those of :meth:`centred`."""
         for layer, centre in self._centred_layers():
             assert layer.weight.grad is not None
             assert layer.bias.grad is not None
             layer.weight.grad.addr_(layer.bias.grad, centre, alpha=-1)
 
     def _centred_layers(self) -> list[tuple[_Linear, Tensor]]:
-        """The layers whose input has a centre; without frozen ones, which have no gradients."""
+        """The layers whose input has a centre, except frozen ones, which have no gradients."""
         return [
             (layer, layer.centre)
             for layer in self.linears

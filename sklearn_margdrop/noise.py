@@ -52,9 +52,9 @@ class Noise(ABC):
     name: ClassVar[str]
     parameter: ClassVar[str]
 
-    #: Where it is known in closed form and not gaussian, ``cumulant(z, weight)`` is a method that
-    #: returns log E exp(weight (z~ - z)), elementwise for broadcast arguments. Of sparse data only
-    #: the stored values are summed over, so that it has to be zero at z = 0 there.
+    #: ``cumulant(z, weight)`` returns log E exp(weight (z~ - z)), elementwise for broadcast
+    #: arguments. Models with a closed form other than the gaussian one define it as a method.
+    #: With sparse data only the stored values are summed, so that it has to be zero at z = 0.
     cumulant: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -98,7 +98,7 @@ class Noise(ABC):
 def random_int16(
     shape: Sequence[int], generator: torch.Generator | None, device: torch.device | str
 ) -> Tensor:
-    """Uniform random integers of 16 bits. One draw of 64 serves four of them."""
+    """Uniform random integers of 16 bits. One draw of 64 bits yields four of them."""
     if torch.device(device).type not in ("cpu", "cuda"):  # where 64 bits may not all be random
         low = torch.iinfo(torch.int16).min
         return torch.randint(

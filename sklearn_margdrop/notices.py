@@ -8,7 +8,7 @@ from types import FrameType
 
 _PACKAGE = __name__.partition(".")[0]
 
-#: What may stand between a line of the user and this package.
+#: Packages that may stand between a line of the user and this package.
 _BETWEEN = {
     *(_PACKAGE, "accelerate", "cloudpickle", "dask", "dask_ml", "distributed", "joblib"),
     *("optuna", "sklearn", "skops", "skorch", "torch"),
@@ -17,7 +17,7 @@ _BETWEEN = {
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Issue a warning at the innermost line that is neither ours nor a library's.
+    """Issue a warning at the innermost line outside of this package and of libraries.
 
     Where there is none, as in worker processes, it is at the outermost line of this package.
 
@@ -27,19 +27,19 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     category : type of Warning, default=UserWarning
     """
     frame: FrameType | None = sys._getframe()
-    level = ours = 1
+    level = own = 1
     while frame is not None:
         origin = _origin(frame)
         if origin not in _BETWEEN:
             break
         if origin == _PACKAGE:
-            ours = level
+            own = level
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, category, stacklevel=ours if frame is None else level)
+    warnings.warn(message, category, stacklevel=own if frame is None else level)
 
 
 def _origin(frame: FrameType) -> str:
     """The package of a frame's module; empty where it is a script or a session."""
-    spec = frame.f_globals.get("__spec__")  # knows the name of what runs as __main__
+    spec = frame.f_globals.get("__spec__")  # has the name of a module that runs as __main__
     name = frame.f_globals.get("__name__") if spec is None else spec.name
     return str(name or "").partition(".")[0]

@@ -216,9 +216,9 @@ class Objective(nn.Module):
         function : callable, default=torch.square
             Of the features, elementwise. The noise's variance, say.
         penalty : bool, default=False
-            Whether the mean is that of the penalty, over unlabelled rows as well.
+            Whether rows have their weights in the penalty, unlabelled rows included.
         centre : Tensor of shape (n_features,), default=None
-            For the square of x - centre, in the place of a function of x: the curvature in the
+            Take the square of x - centre instead of a function of x: the curvature in the
             coordinates of :meth:`NoisyNetwork.centred`.
         """
         n_parts = len(list(network.parameters()))
@@ -257,7 +257,7 @@ def _weighted_sums(values: Matrix, weight: Tensor) -> Tensor:
 
 
 def _cut(network: NoisyNetwork, rows: WeightedRows) -> Iterable[WeightedRows]:
-    """Blocks of dense rows for a network without hidden layers, else the rows as they are."""
+    """Blocks of dense rows for a network without hidden layers, otherwise all rows at once."""
     x = rows.x
     if isinstance(x, SparseMatrix) or len(network.layers) > 1:
         return [rows]

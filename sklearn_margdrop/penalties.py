@@ -105,7 +105,7 @@ def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Ten
 
 
 def pulled_width(weights: Iterable[Tensor]) -> int:
-    """The numbers that a row of U becomes on its way back, for one sample.
+    """How many numbers a row of U becomes on its way back, for one sample.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def pulled_width(weights: Iterable[Tensor]) -> int:
     Returns
     -------
     int
-        Twice the inputs of each layer, for an activation lies between, and the outputs.
+        Twice the inputs of each layer, since activations lie between them, and the outputs.
 
     Examples
     --------
@@ -282,8 +282,8 @@ def draw_probes(
     """Draw random signs that combine the rows of U.
 
     Combination p of a sample is the sum of the rows p, p + n_probes, p + 2 n_probes, ..., each
-    with its sign: products of different rows cancel on average, and fewer rows meet than in
-    combinations of all of them, which would cost as many times more.
+    with its sign. Products of different rows cancel on average. Combinations of all rows would
+    have more such products, and would cost `n_probes` times as much.
 
     Parameters
     ----------
@@ -329,7 +329,7 @@ def _factor_rows(scale: Tensor, centre: Tensor | None, weight: Tensor) -> Pull:
 
 
 def _combinations(scale: Tensor, centre: Tensor | None, weight: Tensor, probes: Tensor) -> Pull:
-    """The same for their combinations."""
+    """Combinations of these rows times `weight`, of the same shape."""
     size, n_probes = probes.shape[-2:]
     rank = scale.shape[-1]
     missing = size * n_probes - rank

@@ -11,7 +11,7 @@ from sklearn_margdrop.numerics.sparse import Matrix
 
 
 class WeightedRows(NamedTuple):
-    """Rows and their weights, by which sums over the rows are the means of the objective.
+    """Rows, with weights that turn sums over the rows into the means of the objective.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ class WeightedRows(NamedTuple):
     penalty_weight : Tensor of shape (n_labeled + n_unlabeled,)
         Weights in the penalty.
     probes : Tensor of shape (n_labeled + n_unlabeled, n_probes, rank), default=None
-        Those of the rows, where they are drawn already.
+        The probes of the rows, if they are drawn already.
     """
 
     x: Matrix
@@ -87,11 +87,11 @@ class WeightedRows(NamedTuple):
         """The rows at `index`."""
         x, y, loss_weight, penalty_weight = cast("tuple[Tensor, ...]", self[:4])
         probes = None if self.probes is None else self.probes[index]
-        # Of the labelled rows, which come first, there may be none.
+        # Labelled rows come first; there may be none at `index`.
         return WeightedRows(x[index], y[index], loss_weight[index], penalty_weight[index], probes)
 
     def part(self, index: int, n_parts: int) -> WeightedRows:
-        """One of so many parts of dense rows, of the labelled and of the unlabelled ones."""
+        """Part `index` of `n_parts` of dense rows, with its share of unlabelled rows."""
         if n_parts == 1:
             return self
         n_labeled, n_unlabeled = len(self.y), len(self.penalty_weight) - len(self.y)
@@ -107,7 +107,7 @@ class WeightedRows(NamedTuple):
 
 
 class Scales(NamedTuple):
-    """What the weights of rows in several places are multiplied by, to be those in the objective.
+    """Factors that turn the weights of rows in several places into those of the objective.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ class Scales(NamedTuple):
 
     @classmethod
     def of(cls, total_weight: float, n_unlabeled: int, discount: float) -> Scales:
-        """Those of so much weight, and so many unlabelled rows, in all places."""
+        """The factors for the total weight and the number of unlabelled rows in all places."""
         share = unlabeled_share(discount, n_unlabeled, total_weight)
         return cls(1 / total_weight, (1 - share) / total_weight, share / max(n_unlabeled, 1))
 

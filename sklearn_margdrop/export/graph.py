@@ -21,8 +21,8 @@ from torch import nn
 from sklearn_margdrop.families import Bernoulli, Family, Normal, Poisson
 from sklearn_margdrop.training.files import write_file
 
-#: The ONNX operator of an activation function, and of the mean of a family of numbers. What is
-#: registered elsewhere can be added, if it is one operator without attributes.
+#: The ONNX operator of an activation function, and of the mean of a family of numbers. Others
+#: can be added, if they are one operator without attributes.
 OPERATORS: dict[type[nn.Module] | type[Family], str] = {
     nn.Identity: "Identity",
     nn.ReLU: "Relu",
@@ -32,7 +32,7 @@ OPERATORS: dict[type[nn.Module] | type[Family], str] = {
     Poisson: "Exp",
 }
 
-#: Old enough for the runtimes of some years ago. All operators are as they still are.
+#: Old enough for runtimes that are a few years old. The operators have not changed since.
 _OPSET, _IR_VERSION = 17, 8
 
 #: Weights (fan_in, fan_out), intercepts and activation functions of a network.
@@ -40,7 +40,7 @@ Layers: TypeAlias = tuple[Sequence[np.ndarray], Sequence[np.ndarray], Sequence[n
 
 
 class Fitted(NamedTuple):
-    """What a graph shows of a fitted estimator.
+    """The parts of a fitted estimator that a graph needs.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class Fitted(NamedTuple):
 
 
 def fitted_parts(estimator: Any) -> Fitted:
-    """The parts of a fitted estimator of this package."""
+    """The parts of a fitted estimator."""
     target = estimator._target
     classes = getattr(target, "classes", None)
     is_vector = classes is None and target.n_outputs == 1
@@ -102,12 +102,12 @@ def import_for_export(name: str) -> ModuleType:
 
 
 class Graph:
-    """Nodes and constants in the making.
+    """The nodes and constants of a graph, while it is built.
 
     Parameters
     ----------
     prefix : str, default=""
-        Of the names of all that is not an input or an output of the graph.
+        Prefix of all names except those of inputs and outputs.
     """
 
     def __init__(self, prefix: str = ""):
@@ -135,7 +135,7 @@ class Graph:
 def add_model(
     graph: Graph, fitted: Fitted, x: str, outputs: Sequence[str], dtype: DTypeLike
 ) -> None:
-    """Add what maps `x` to `outputs`: a label and probabilities, or predicted numbers."""
+    """Add the nodes that map `x` to `outputs`: a label and probabilities, or predicted numbers."""
     weights = [np.asarray(each, dtype) for each in fitted.weights]
     intercepts = [np.asarray(each, dtype) for each in fitted.intercepts]
     if fitted.classes is not None and weights[-1].shape[1] == 1:

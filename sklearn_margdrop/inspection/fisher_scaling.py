@@ -27,7 +27,7 @@ class FisherScalingDisplay:
     """Coefficients beside the Fisher information that scales the penalty of each.
 
     To second order, dropout is an L2 penalty on each coefficient times its Fisher information: a
-    large coefficient of little information is that of a rare feature which tells the class.
+    large coefficient with little information belongs to a rare feature that tells the class.
 
     It is recommended to use :meth:`from_estimator` or :meth:`from_predictions` to create a
     display. All parameters are stored as attributes.
@@ -102,7 +102,7 @@ class FisherScalingDisplay:
         feature_names : array-like of str of shape (n_features,), default=None
             Names of the features; None asks the pipeline and the estimator for them.
         max_features : int, default=20
-            The largest coefficients, so many of them, are shown.
+            How many of the largest coefficients to show.
         axes : array-like of two matplotlib Axes, default=None
             Axes to draw on; None makes a figure.
 
@@ -168,7 +168,7 @@ class FisherScalingDisplay:
         feature_names : array-like of str of shape (n_features,), default=None
             Names of the features; None takes the columns of a data frame, or numbers them.
         max_features : int, default=20
-            The largest coefficients, so many of them, are shown.
+            How many of the largest coefficients to show.
         axes : array-like of two matplotlib Axes, default=None
             Axes to draw on; None makes a figure.
 
@@ -235,7 +235,7 @@ class FisherScalingDisplay:
         Parameters
         ----------
         max_features : int, default=20
-            The largest coefficients, so many of them, are shown.
+            How many of the largest coefficients to show.
         axes : array-like of two matplotlib Axes, default=None
             Axes to draw on; None makes a figure.
 
@@ -294,7 +294,7 @@ def row_of(model: Any, target: Any) -> int:
 
 
 def names_of(model: Any, steps: Sequence[Any]) -> Any:
-    """What the features of a fitted estimator are called, as far as it is known."""
+    """The names of the features of a fitted estimator, or numbers where there are none."""
     if hasattr(model, "feature_names_in_"):
         return model.feature_names_in_
     try:

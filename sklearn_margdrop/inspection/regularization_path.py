@@ -39,7 +39,7 @@ class RegularizationPathDisplay:
     feature_names : array-like of str of shape (n_features,), default=None
         Names of the features.
     train_scores, test_scores : ndarray of shape (n_rates, n_folds), default=None
-        Scores of such models on the rows that they learned from and on others.
+        Scores of such models on the training rows and on held-out rows.
     score_name : str, default="Score"
         What the scores are called.
 
@@ -138,7 +138,7 @@ class RegularizationPathDisplay:
         feature_names : array-like of str of shape (n_features,), default=None
             Names of the features; None asks the pipeline and the estimator for them.
         max_features : int, default=10
-            The coefficients that become largest, so many of them, are shown.
+            How many coefficients to show: those that become largest.
         cv : int, cross-validation generator or iterable, default=None
             See :func:`sklearn.model_selection.validation_curve`.
         scoring : str or callable, default=None
@@ -217,7 +217,7 @@ class RegularizationPathDisplay:
         ax : matplotlib Axes, default=None
             Axes to draw on; None makes a figure.
         max_features : int, default=10
-            The coefficients that become largest, so many of them, are shown.
+            How many coefficients to show: those that become largest.
         **line_kw : dict
             Passed on to matplotlib's `plot`.
 
@@ -241,7 +241,7 @@ class RegularizationPathDisplay:
             names = [f"x{j}" for j in range(coefs.shape[1])] if names is None else names
             shown = np.argsort(-np.abs(coefs).max(0), kind="stable")[:max_features]
             for rank, j in enumerate(shown):
-                # Ten colours, and then the same with another dash.
+                # The ten colours repeat with another line style.
                 look = {"label": names[j], "linestyle": ["-", "--", ":", "-."][rank // 10 % 4]}
                 self.lines_ += ax.plot(rates, coefs[:, j], **look | line_kw)
             ax.axhline(0, color="0.3", linewidth=0.8)

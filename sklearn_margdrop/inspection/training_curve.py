@@ -43,7 +43,7 @@ class TrainingCurveDisplay:
     figure_ : matplotlib Figure
         The figure.
     lines_ : list of matplotlib Line2D
-        Objective, penalty and validation score, as far as they are there.
+        Objective, penalty and validation score, if they are known.
 
     See Also
     --------
@@ -108,7 +108,7 @@ class TrainingCurveDisplay:
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         estimator, _, _ = last_step(estimator)
         check_is_fitted(estimator)
-        # Sparse coefficients come without the net and its history.
+        # An estimator with sparse coefficients has no net, and so no history.
         net = getattr(estimator, "net_", None)
         history: Any = [] if net is None else [{}] * net.n_forgotten_ + net.history
 

@@ -1,4 +1,4 @@
-"""From what a user holds to the estimator in it and the data as that one sees them."""
+"""The estimator at the end of a pipeline or a search, and the data that reach it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def last_step(estimator: Any) -> tuple[BaseMarginalizedEstimator, str, list[Any]
     -------
     estimator : BaseMarginalizedEstimator
     prefix : str
-        What the names of its parameters begin with.
+        Prefix of the names of its parameters.
     steps : list of transformer
-        What the data go through before, pipeline by pipeline.
+        What transforms the data before it, one for each pipeline.
     """
     prefix, given = "", estimator
     steps: list[Any] = []
@@ -44,7 +44,7 @@ def last_step(estimator: Any) -> tuple[BaseMarginalizedEstimator, str, list[Any]
 
 
 def unwrap(estimator: Any, X: Any) -> tuple[BaseMarginalizedEstimator, Host]:
-    """The fitted estimator and `X` as it takes it, after the transformers before it."""
+    """The fitted estimator, and `X` after the transformers before it."""
     estimator, _, steps = last_step(estimator)
     check_is_fitted(estimator)
     for step in steps:

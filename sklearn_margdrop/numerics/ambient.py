@@ -1,11 +1,12 @@
 """The state of torch around a call, which is not to change what the call computes.
 
 torch keeps much of it for each thread: whether it records gradients, casts to half precision
-(autocast), where new tensors lie. A caller sets it for code of their own, a training loop say, and
-every function they call is in it too. What users call here begins with :func:`neutral`.
+(autocast), where new tensors lie. A caller may set it for their own code, such as a training loop,
+and then it holds in every function that they call. The public functions of this package therefore
+run in :func:`neutral`.
 
-What torch keeps for the whole process (the default dtype, deterministic algorithms) is left as it
-is, and no computation asks for it.
+The state of the whole process (the default dtype, deterministic algorithms) stays as it is, and no
+computation depends on it.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ _SMALLEST_NORMAL = sys.float_info.min
 
 @contextmanager
 def neutral() -> Iterator[None]:
-    """In this thread, torch as it is when it has just been imported.
+    """Give this thread the state that torch has just after its import.
 
     Gradients are recorded, and tensors are no inference tensors; nothing is cast; new tensors lie
     on the CPU; what is saved for backward passes is not changed by hooks; denormal numbers are
-    not flushed. Afterwards all is as it was, also after an error. Works as a decorator, too, but
-    not of generators, whose caller would be in it as well: see :func:`neutral_steps`.
+    not flushed. Afterwards the state is restored, also after an error. It works as a decorator,
+    but not of generators, whose caller would be in it too: see :func:`neutral_steps`.
 
     Examples
     --------
@@ -70,7 +71,7 @@ def neutral() -> Iterator[None]:
 
 
 def neutral_steps(iterator: Iterator[T]) -> Iterator[T]:
-    """The same items, each made in a :func:`neutral` context, which their taker is not in.
+    """The same items, each made in a :func:`neutral` context that does not reach the caller.
 
     Examples
     --------

@@ -29,7 +29,7 @@ Block: TypeAlias = tuple[slice, csr_array]
 
 
 def cut(indptr: np.ndarray, per_block: int) -> list[tuple[int, int]]:
-    """Ranges of rows with about so many non-zeros each, and at least one row."""
+    """Ranges of rows with about `per_block` non-zeros each, and at least one row."""
     n_rows, nnz = len(indptr) - 1, int(indptr[-1])
     n_blocks = max(1, min(n_rows, -(-nnz // per_block)))
     goals = nnz * np.arange(1, n_blocks) // n_blocks
@@ -38,7 +38,7 @@ def cut(indptr: np.ndarray, per_block: int) -> list[tuple[int, int]]:
 
 
 def row_blocks(matrices: Sequence[CSR], per_block: int) -> Iterator[Block]:
-    """The rows of CSR matrices, one below the other, in blocks of about so many non-zeros."""
+    """The rows of CSR matrices, one below the other, in blocks of about `per_block` non-zeros."""
     offset = 0
     for m in matrices:
         for start, stop in cut(m.indptr, per_block):
@@ -66,7 +66,7 @@ def compressed(
     indptr: np.ndarray,
     shape: tuple[int, int],
 ) -> Any:
-    """A matrix in that format, which holds these arrays themselves."""
+    """A matrix of type `container` that holds the arrays without a copy."""
     # The constructor would copy what is a small part of a larger array.
     matrix = container(shape, dtype=data.dtype)
     matrix.data, matrix.indices, matrix.indptr = data, indices, indptr
@@ -83,8 +83,8 @@ class CPUKernel:
         nnz = sum(m.nnz for m in matrices)
         # Each a slice of rows and a matrix: of these rows, or their transpose.
         self.blocks = list(row_blocks(matrices, max(_MIN_PER_THREAD, -(-nnz // n_threads))))
-        # Each thread's product with a transpose is a vector of all features, to be summed: not
-        # worth it where they are as many as the non-zeros of a block.
+        # Each thread's product with a transpose is a vector of all features, and these are summed.
+        # That is not worth it if there are as many features as non-zeros in a block.
         worth_it = nnz > 8 * n_threads * matrices[0].shape[1]
         blocks = iter(self.blocks) if worth_it else row_blocks(matrices, nnz + 1)
         self.transposed = [
@@ -117,7 +117,7 @@ class CPUKernel:
             rows, matrix = block
             return torch.from_numpy(matrix @ g[rows])
 
-        # Summed by torch, which does not warn where numbers overflow: what trains notices.
+        # torch sums without warnings of overflows, which training checks for.
         parts = self._map(times, self.transposed)
         return self._scaled(functools.reduce(Tensor.add_, parts))
 

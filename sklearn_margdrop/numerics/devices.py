@@ -1,4 +1,4 @@
-"""Devices: which one to compute on, arrays and tensors there, and the memory they leave free."""
+"""Devices: the choice of one, arrays and tensors on it, and its memory."""
 
 from __future__ import annotations
 

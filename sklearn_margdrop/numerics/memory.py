@@ -1,4 +1,4 @@
-"""How much memory a step may take: as much as is usual, or less where less is free."""
+"""How much memory a step may take: the usual amount, or less if less is free."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _FEW_BYTES = 2**24
 _BLOCK_ELEMENTS = 2**22
 
 #: The same for a pass whose temporaries are to stay in a processor's cache, and the fewest rows
-#: that are worth what is done for each block.
+#: that repay the work for each block.
 _CACHE_ELEMENTS, _CACHE_ROWS = 2**18, 512
 
 
 def blocks(n_rows: int, width: int, in_cache: bool = False) -> list[slice]:
-    """Slices that cut `n_rows` rows of so many elements into blocks of bounded memory."""
+    """Slices that cut `n_rows` rows of `width` elements into blocks of bounded memory."""
     size = max(1, _BLOCK_ELEMENTS // width)
     if in_cache:
         size = max(_CACHE_ROWS, _CACHE_ELEMENTS // width)
@@ -52,7 +52,7 @@ def slice_length(n_rows: int, row_elements: int, like: torch.Tensor) -> int:
     ----------
     n_rows : int
     row_elements : int
-        The numbers that the temporaries of a row consist of.
+        How many numbers the temporaries of a row hold.
     like : Tensor
         They have its dtype and device.
 
@@ -87,7 +87,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def with_advice(error: BaseException, smaller: Callable[[bool], list[str]]) -> BaseException:
-    """An error of the kind of `error`, which is out of memory, that says what to change.
+    """A copy of an out-of-memory error, with advice on what to change.
 
     Parameters
     ----------

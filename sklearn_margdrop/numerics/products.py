@@ -37,7 +37,7 @@ _MIN_MULTIPLICATIONS = 2**20
 def linear(x: Matrix, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x @ weight.T + bias`` for `x` of shape (..., n, p) and `weight` of shape (m, p)."""
     if isinstance(x, SparseMatrix) or not _suits_onednn(x, weight.mT):
-        return F.linear(cast("Tensor", x), weight, bias)  # which asks the matrix
+        return F.linear(cast("Tensor", x), weight, bias)  # or a sparse one
     if torch.is_grad_enabled():
         out: Tensor = _Linear.apply(x, weight, bias)
         return out
@@ -75,7 +75,7 @@ def squared_linear(v: Matrix, w: Tensor, exact: bool = False) -> Tensor:
 
 
 def mixed_square(w: Tensor, weight_size: int) -> Tensor:
-    """``w * w``, in bfloat16 if that is worth it for products with so many weights."""
+    """``w * w``, in bfloat16 if that is worth it for products with `weight_size` weights."""
     if _suits_bfloat16(w, weight_size):
         w = w.bfloat16()
         return w.mul_(w)
@@ -175,12 +175,12 @@ def _rows(a: Tensor) -> Tensor:
 
 
 def _matmul_for(weight_size: int, a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b`` in the dtype of `a`, through bfloat16 if that is worth it for so many weights."""
+    """``a @ b`` in the dtype of `a`, through bfloat16 if `weight_size` weights are worth it."""
     return matmul(_lowered(a, weight_size), _lowered(b, weight_size)).to(a.dtype)
 
 
 def _lowered(a: Tensor, weight_size: int) -> Tensor:
-    """`a` itself, or in bfloat16 if that is worth it for products with so many weights."""
+    """`a` itself, or in bfloat16 if `weight_size` weights are worth it."""
     return a.bfloat16() if _suits_bfloat16(a, weight_size) else a
 
 

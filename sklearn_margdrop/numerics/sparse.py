@@ -33,7 +33,7 @@ _BLOCK_ELEMENTS = 2**18
 #: A function of every element.
 Map: TypeAlias = Callable[[Tensor], Tensor]
 
-#: A function of values and of the weights that they meet.
+#: A function of values and of their weights.
 PairMap: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -142,7 +142,7 @@ class SparseMatrix:
         return SparseMatrix(matrices, self.device)
 
     def with_values(self, values: Tensor) -> SparseMatrix:
-        """Such a matrix with other stored `values`, of shape (n_stored,), row by row."""
+        """The matrix with other stored `values`, of shape (n_stored,), row by row."""
         ends = np.cumsum([m.nnz for m in self.matrices])[:-1]
         parts = zip(self.matrices, np.split(values.cpu().numpy(), ends), strict=True)
         return SparseMatrix([with_data(m, part) for m, part in parts], self.device)
@@ -211,8 +211,8 @@ class SparseMatrix:
         first, second = ((x.mT @ weight.to(self.dtype)).to(weight.dtype) for x in (self, squares))
         second = second - c * (2 * first - c * total)
         first = first - c * total
-        # What a column without a zero differs in may be small beside its distance from zero,
-        # and would be lost in the differences of these sums.
+        # The values of a column without zeros may differ by far less than their distance from
+        # zero, which would be lost in the differences of these sums.
         counts = (np.bincount(m.indices, minlength=self.shape[1]) for m in self.matrices)
         columns = np.flatnonzero(functools.reduce(np.add, counts) == len(self))
         if len(columns):
@@ -252,7 +252,7 @@ class SparseMatrix:
             offset += matrix.shape[0]
 
 
-#: What stands where a network expects its input, and the variance there.
+#: The input of a network, or the variance of the noise there.
 Matrix: TypeAlias = Tensor | SparseMatrix
 
 
@@ -312,7 +312,7 @@ class _SumOverValues(torch.autograd.Function):
 
 
 class _Spread(torch.autograd.Function):
-    """One pass over the values; what is left are products of sparse matrices.
+    """One pass over the values; the rest is products of sparse matrices.
 
     With r the probabilities of the other classes, l those of all of them together, and d = sum_k
     r_k (w_k - w_top), the variance over l is sum_k r_k (w_k - w_top)^2 - l d^2. Nothing cancels

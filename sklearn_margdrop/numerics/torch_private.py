@@ -1,7 +1,7 @@
-"""What torch keeps private and the package needs, each behind a test of what it does.
+"""The private names of torch that the package needs, each guarded by a test of its behaviour.
 
-A release of torch may rename or change any of it. The first use of each function tries what it
-stands on. Where that is not what it was, the function falls back on what is slower but public.
+A release of torch may rename or change any of them. Each function tests at its first use what it
+relies on. If that has changed, the function falls back on something slower but public.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 
 def _holds(check: Callable[[], bool]) -> Callable[[], bool]:
-    """A check that runs once; what raises does not hold."""
+    """A check that runs once, and fails if it raises."""
 
     @functools.cache
     @functools.wraps(check)
@@ -30,9 +30,9 @@ def _holds(check: Callable[[], bool]) -> Callable[[], bool]:
 
 
 def onednn_linear(a: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``a @ weight.T + bias`` by oneDNN, through the operator that torch.compile calls it by.
+    """``a @ weight.T + bias`` by oneDNN, through the operator that torch.compile uses.
 
-    Only where :func:`has_onednn_linear`.
+    It needs :func:`has_onednn_linear`.
     """
     out: Tensor = torch.ops.mkldnn._linear_pointwise(a, weight, bias, "none", [], "")
     return out
@@ -53,7 +53,7 @@ def is_transformed() -> bool:
     """Whether a compiler or a function transform of ``torch.func`` traces what is computed.
 
     Both have rules for torch's public operators alone, and cannot follow decisions on the number
-    of rows. Also true where torch does not tell.
+    of rows. Also true if torch does not tell.
     """
     return (
         torch.compiler.is_compiling()
@@ -103,7 +103,7 @@ def _tells_saving_hooks() -> bool:
 def set_last_rates(scheduler: Any, rates: Sequence[float]) -> None:
     """Let ``scheduler.get_last_lr()`` be `rates`, until the scheduler's next step.
 
-    Where torch keeps them under another name, they are those of the last call until then. That
-    is in the record alone, not in the training.
+    If torch keeps them under another name, it reports the previous rates until then. This affects
+    the record alone, not the training.
     """
     scheduler._last_lr = list(rates)
