@@ -169,10 +169,6 @@ class DataParallel(Engine):
         number = torch.tensor([value], dtype=torch.float64, device=self.accelerator.device)
         return float(_add_up(self.accelerator, number))
 
-    def agreed(self, reason: str | None) -> str | None:
-        """Where one process stops (by its clock, say), all do."""
-        return (reason or "stopped") if self.sum(float(reason is not None)) > 0 else None
-
     def wait(self) -> None:
         self.accelerator.wait_for_everyone()
 

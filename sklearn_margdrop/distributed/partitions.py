@@ -87,7 +87,7 @@ class Bundle:
     def curvature(self, spec: bytes, vector: np.ndarray, options: bytes) -> np.ndarray:
         """The same of :meth:`Objective.mean_curvature`."""
         network, objective = self._model(spec, vector)
-        parts = (objective.mean_curvature(network, r, *unpack(options)) for r in self.rows)
+        parts = (objective.mean_curvature(network, r, **unpack(options)) for r in self.rows)
         flat = (torch.cat([each.reshape(-1).cpu() for each in part]) for part in parts)
         return sum(flat, torch.zeros_like(torch.from_numpy(vector))).numpy()
 
@@ -183,17 +183,9 @@ class Partitions(Engine):
         terms: Terms = objective.with_l2(network, result[0], result[1])
         return terms
 
-    def mean_curvature(
-        self,
-        net: NeuralNet,
-        rows: WeightedRows,
-        function: Callable[[Tensor], Tensor] = torch.square,
-        penalty: bool = False,
-        centre: Tensor | None = None,
-    ) -> list[Tensor]:
-        options = pack((function, penalty, centre))
+    def mean_curvature(self, net: NeuralNet, rows: WeightedRows, **options: Any) -> list[Tensor]:
         message = _message(net.criterion_, net.module_)
-        flat = self.bundles.sum("curvature", *message, options)
+        flat = self.bundles.sum("curvature", *message, pack(options))
         parameters = list(net.module_.parameters())
         parts = torch.from_numpy(flat).split([p.numel() for p in parameters])
         return [part.view_as(p).to(p.device) for part, p in zip(parts, parameters, strict=True)]

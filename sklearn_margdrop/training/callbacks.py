@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from numbers import Real
 from typing import Any, Self
@@ -124,11 +125,11 @@ def _cell(value: object) -> str:
     return str(value)
 
 
+@dataclass(eq=False)
 class InverseDecay(Callback):
     """Learning rate / (1 + decay * epoch), counting epochs from 0 (P, section 3.1)."""
 
-    def __init__(self, decay: float):
-        self.decay = decay
+    decay: float
 
     def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         epoch = net.history[-1, "epoch"] - 1
@@ -137,6 +138,7 @@ class InverseDecay(Callback):
             group["lr"] = initial / (1 + self.decay * epoch)
 
 
+@dataclass(eq=False)
 class GradientStopping(Callback):
     """Stops :class:`FisherLBFGS` where the norm of the gradient is at most `tol`.
 
@@ -145,8 +147,7 @@ class GradientStopping(Callback):
     before that, the training ends as "stalled".
     """
 
-    def __init__(self, tol: float):
-        self.tol = tol
+    tol: float
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         if net.optimizer_.decrement <= self.tol:
@@ -155,6 +156,7 @@ class GradientStopping(Callback):
             net.ending_ = "stalled"
 
 
+@dataclass(eq=False)
 class Stopping(Callback):
     """Stops when the monitored value goes more than `patience` epochs without improving by `tol`.
 
@@ -173,10 +175,9 @@ class Stopping(Callback):
     else as "converged".
     """
 
-    def __init__(self, monitor: str, tol: float, patience: float):
-        self.monitor = monitor
-        self.tol = tol
-        self.patience = patience
+    monitor: str
+    tol: float
+    patience: float
 
     def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         self.best_ = -math.inf
@@ -212,6 +213,7 @@ class Stopping(Callback):
             self.best_weights_ = None
 
 
+@dataclass(eq=False)
 class FitTasks(Callback):
     """Makes each epoch a task that scikit-learn's callbacks see; they may end the training.
 
@@ -229,20 +231,12 @@ class FitTasks(Callback):
         ``X``, ``y`` and ``metadata`` of the tasks, or callables that return them.
     """
 
-    def __init__(
-        self,
-        estimator: Any,
-        context: Any,
-        name: str,
-        attributes: Callable[[Any], dict[str, Any]],
-        data: Mapping[str, Any],
-    ):
-        self.estimator = estimator
-        self.context = context
-        self.name = name
-        self.attributes = attributes
-        self.data = data
-        self.task_: Any = None  # that of the present epoch
+    estimator: Any
+    context: Any
+    name: str
+    attributes: Callable[[Any], dict[str, Any]]
+    data: Mapping[str, Any]
+    task_: Any = field(default=None, init=False)  # that of the present epoch
 
     def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         self.task_ = self.context.subcontext(task_name=self.name)

@@ -12,6 +12,7 @@ import io
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from skorch import NeuralNet
-from skorch.callbacks import Callback, Checkpoint
+from skorch.callbacks import Callback
 from skorch.history import History
 from torch import Tensor
 
@@ -117,7 +118,8 @@ _OWN_FOLDER = (
 )
 
 
-class TrainingCheckpoint(Checkpoint):
+@dataclass(eq=False)
+class TrainingCheckpoint(Callback):
     """Keeps the state of a training in a file, at the end of each epoch.
 
     Parameters
@@ -132,25 +134,10 @@ class TrainingCheckpoint(Checkpoint):
         What the file held before.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        identity: dict[str, str],
-        random_state: list[Any],
-        state: dict[str, Any] | None,
-    ):
-        super().__init__(
-            monitor=None,
-            f_params=None,
-            f_optimizer=None,
-            f_criterion=None,
-            f_history=None,
-            event_name=None,
-        )
-        self.path = path
-        self.identity = identity
-        self.random_state = random_state
-        self.state = state
+    path: Path
+    identity: dict[str, str]
+    random_state: list[Any]
+    state: dict[str, Any] | None
 
     def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         self.begin_ = len(net.history)
@@ -180,7 +167,7 @@ class TrainingCheckpoint(Checkpoint):
             )
         return n_epochs
 
-    def save_model(self, net: NeuralNet) -> None:
+    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         state = {"random_state": self.random_state, **_state(net)}
         left_out = _left_out(net, state["callbacks"])
         lost = [n for n, text in left_out.items() if text is None or self.given_.get(n) != text]

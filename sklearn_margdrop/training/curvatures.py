@@ -55,7 +55,7 @@ class Start:
         coef += net.criterion_.alpha
         if network.noise:
             variance = network.noise[0].variance
-            coef += mean_curvature(variance, penalty=True)[0]
+            coef += mean_curvature(function=variance, penalty=True)[0]
         return [coef, *intercept]
 
     @torch.no_grad()

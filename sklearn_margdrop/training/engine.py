@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
-import torch
 from skorch import NeuralNet
 from torch import Tensor
 
@@ -35,27 +34,13 @@ class Engine:
         terms: Terms = net.criterion_.backward(net.module_, rows, net.generator_)
         return terms
 
-    def evaluate(self, net: NeuralNet, rows: WeightedRows, generator: torch.Generator) -> Terms:
-        """The terms of this process's part of the rows, which :meth:`sum` adds up."""
-        terms: Terms = net.criterion_(net.module_, rows, generator, self.part)
-        return terms
-
-    def mean_curvature(
-        self,
-        net: NeuralNet,
-        rows: WeightedRows,
-        function: Callable[[Tensor], Tensor] = torch.square,
-        penalty: bool = False,
-        centre: Tensor | None = None,
-    ) -> list[Tensor]:
+    def mean_curvature(self, net: NeuralNet, rows: WeightedRows, **options: Any) -> list[Tensor]:
         """See :meth:`Objective.mean_curvature`."""
-        found: list[Tensor] = net.criterion_.mean_curvature(
-            net.module_, rows, function, penalty, centre
-        )
+        found: list[Tensor] = net.criterion_.mean_curvature(net.module_, rows, **options)
         return found
 
     def linear_predictor(self, net: NeuralNet, rows: Rows) -> Tensor:
-        """What the net makes of all of the rows without noise."""
+        """The linear predictor of all rows, without noise."""
         eta: Tensor = net.linear_predictor(rows)
         return eta
 
@@ -64,8 +49,8 @@ class Engine:
         return value
 
     def agreed(self, reason: str | None) -> str | None:
-        """Why the training ends; None where no process has a reason."""
-        return reason
+        """Why the training ends: where one process has a reason (its clock, say), all end."""
+        return (reason or "stopped") if self.sum(float(reason is not None)) > 0 else None
 
     def wait(self) -> None:
         """Wait until all processes are here."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import torch
 from skorch.callbacks import Callback, EarlyStopping, EpochScoring, EpochTimer
@@ -34,9 +34,6 @@ from sklearn_margdrop.training.state import (
     transferable_state,
 )
 from sklearn_margdrop.weighting import WeightedRows
-
-#: What skorch runs for each batch.
-StepFunction: TypeAlias = Callable[..., dict[str, Any]]
 
 
 class MarginalizedNet(PredictingNet):
@@ -302,7 +299,7 @@ class MarginalizedNet(PredictingNet):
         return Batches(rows, size, self.shuffle, order)
 
     def run_single_epoch(
-        self, iterator: Any, training: bool, prefix: str, step_fn: StepFunction, **fit_params: Any
+        self, iterator: Any, training: bool, prefix: str, step_fn: Any, **fit_params: Any
     ) -> None:
         if iterator is None:
             return
@@ -341,11 +338,11 @@ class MarginalizedNet(PredictingNet):
         order = torch.Generator().manual_seed(self.seed)
         total: Tensor | float = 0.0
         for batch in self._batches(rows, order):
-            terms = self.engine_.evaluate(self, batch, generator)
+            terms = self.criterion_(self.module_, batch, generator, self.engine_.part)
             total += terms.total * len(batch.y)
         return self.engine_.sum(float(total) / len(rows))
 
-    def _run_batches(self, iterator: Batches, step_fn: StepFunction) -> EpochMeans:
+    def _run_batches(self, iterator: Batches, step_fn: Any) -> EpochMeans:
         """One pass over the batches; infinite where weights or scored means are not finite."""
         self.module_.train()
         sums = torch.zeros((), device=self.device)

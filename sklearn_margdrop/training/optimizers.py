@@ -410,10 +410,10 @@ class Fisher(torch.optim.Optimizer):
         net, rows = start.net, start.rows
         mean_curvature = partial(net.engine_.mean_curvature, net, start.first_rows())
         squares, *intercept = mean_curvature(centre=net.module_.centre)
-        everywhere, *_ = mean_curvature(torch.ones_like)
+        everywhere, *_ = mean_curvature(function=torch.ones_like)
         occurrences, curvature = everywhere, everywhere.mean(1)
         if net.module_.centre is None:  # about its mean, a feature is in every row
-            occurrences, *_ = mean_curvature(lambda x: x.sign().square())
+            occurrences, *_ = mean_curvature(function=lambda x: x.sign().square())
         tiny = torch.finfo(squares.dtype).tiny
         typical = squares.sum() / occurrences.sum().clamp_min(tiny)
         by_feature = torch.where(squares > 0, squares / occurrences, typical)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -478,6 +479,9 @@ def test_descriptions_of_functions_and_containers():
     assert describe(pd.Series([1, 2])) == describe(pd.Series([1, 2])) != describe(pd.Series([1]))
     assert describe(collections.deque([1])) != describe(collections.deque([2]))
     assert describe(slice(1)) == describe(slice(1)) != describe(slice(2))
+    assert describe(partial(int, 2)) == describe(partial(int, 2)) != describe(partial(int))
+    bound = [LRScheduler(step_size=size).get_params for size in (1, 1, 2)]
+    assert describe(bound[0]) == describe(bound[1]) != describe(bound[2])
 
 
 def test_descriptions():
@@ -504,7 +508,7 @@ def test_descriptions():
 def test_blocks_of_a_digest(monkeypatch):
     X = np.random.default_rng(0).normal(size=(50, 3))
     whole = digest(X)
-    monkeypatch.setattr("sklearn_margdrop.training.fingerprint._BLOCK_BYTES", 100)
+    monkeypatch.setattr("sklearn_margdrop.numerics.memory._BLOCK_ELEMENTS", 12)
     assert digest(X) == whole
 
 
