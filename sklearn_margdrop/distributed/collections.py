@@ -133,8 +133,5 @@ def _lengths(X: Any, blocks: list[Any]) -> list[int]:
         return [int(length) for length in X.chunks[0]]
     import dask
 
-    return list(dask.compute(*(dask.delayed(_n_rows)(block) for block in blocks)))
-
-
-def _n_rows(block: Any) -> int:
-    return int(block.shape[0])
+    shapes = dask.compute(*(dask.delayed(np.shape)(block) for block in blocks))
+    return [n_rows for n_rows, *_ in shapes]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from sklearn_margdrop.numerics.devices import to_array
 from sklearn_margdrop.objective import Terms
 from sklearn_margdrop.training.batches import Rows
 from sklearn_margdrop.training.engine import Engine
-from sklearn_margdrop.training.units import Units
+from sklearn_margdrop.training.fingerprint import describe
 from sklearn_margdrop.weighting import WeightedRows
 
 S = TypeVar("S")
@@ -176,21 +176,20 @@ class DataParallel(Engine):
         """Raise, on all processes, unless all of them were given the same."""
         settings = {
             name: str(value)
-            for name, value in sorted(net.get_params(deep=False).items())
+            for name, value in net.get_params(deep=False).items()
             if isinstance(value, bool | int | float | str | tuple | dict | torch.dtype)
             and name not in _OWN_ENTRIES
         }
-        first = to_array(cast("Tensor", rows.take(slice(0, 100))))
-        scale = repr(net.module_.input_scale)  # of all rows, for adam
+        scale = net.module_.input_scale  # of all rows, for adam
         parts = {
             "the number of rows": len(rows),
-            "X": zlib.crc32(first.tobytes() + scale.encode()),
-            "y": _checksum(rows.y) ^ _checksum_of_units(net.target.units),
+            "X": _checksum(rows.take(slice(0, 100)), scale),
+            "y": _checksum(rows.y, net.target.units),
             "the sample weights": _checksum(rows.weight),
             "the number of unlabelled rows": len(rows.unlabeled or ()),
             "the number of validation rows": len(valid or ()),
             "random_state": net.seed,
-            "the parameters": zlib.crc32(repr((epochs, settings)).encode()),
+            "the parameters": _checksum(epochs, settings),
         }
         index, count = self.part
         values = torch.zeros(count, len(parts), dtype=torch.int64, device=net.device)
@@ -212,12 +211,9 @@ class DataParallel(Engine):
         return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 
 
-def _checksum_of_units(units: Units | None) -> int:
-    return 0 if units is None else zlib.crc32(units.location.tobytes() + units.scale.tobytes())
-
-
-def _checksum(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else zlib.crc32(to_array(tensor).tobytes())
+def _checksum(*values: Any) -> int:
+    arrays = [to_array(each) if isinstance(each, Tensor) else each for each in values]
+    return zlib.crc32(describe(arrays).encode())
 
 
 def _add_up(accelerator: Any, tensor: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ data stay where they are. Sparse batches are made dense, never the whole, or not
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, TypeAlias, cast
@@ -99,10 +100,8 @@ class Features:
         """The rows at `index`, of shape (len(index), n_features)."""
         if isinstance(self.rows, Tensor):
             return self.rows[index]
-        if isinstance(index, slice) and index == slice(0, len(self)):
-            block = self.rows
-        else:
-            block = self.on_host(index)
+        is_whole = isinstance(index, slice) and index == slice(0, len(self))
+        block = self.on_host(None if is_whole else index)
         if self.keep_sparse and self.is_sparse:
             return SparseMatrix([block], self.device)
         dense = block if isinstance(block, np.ndarray) else block.toarray()
@@ -187,6 +186,7 @@ class MappedRows:
         return cast("Tensor", cut[0] if len(cut) == 1 else torch.cat(cast("list[Tensor]", cut)))
 
 
+@dataclass(eq=False, repr=False)
 class Rows(torch.utils.data.Dataset[WeightedRows]):
     """Labelled rows, and unlabelled ones beside them.
 
@@ -205,23 +205,17 @@ class Rows(torch.utils.data.Dataset[WeightedRows]):
         See :meth:`WeightedRows.of`.
     """
 
-    def __init__(
-        self,
-        features: Features,
-        y: Tensor,
-        weight: Tensor | None = None,
-        index: Tensor | None = None,
-        unlabeled: Features | None = None,
-        unlabeled_share: float = 0.0,
-        unlabeled_weight: float = 1.0,
-    ):
-        self.features = features
-        self.y = y
-        self.weight = weight
-        self.index = None if index is None else index.to(features.index_device)
-        self.unlabeled = unlabeled
-        self.unlabeled_share = unlabeled_share
-        self.unlabeled_weight = unlabeled_weight
+    features: Features
+    y: Tensor
+    weight: Tensor | None = None
+    index: Tensor | None = None
+    unlabeled: Features | None = None
+    unlabeled_share: float = 0.0
+    unlabeled_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.index is not None:
+            self.index = self.index.to(self.features.index_device)
 
     def __len__(self) -> int:
         return len(self.y)
@@ -259,12 +253,11 @@ class Rows(torch.utils.data.Dataset[WeightedRows]):
     @cached_property
     def whole(self) -> WeightedRows:
         """All rows, labelled and unlabelled, in one batch, whose `x` may be a MappedRows."""
-        unlabeled = None if self.unlabeled is None else slice(0, len(self.unlabeled))
         parts = [(self.features, self.index)]
         if self.unlabeled is not None:
             parts.append((self.unlabeled, None))
         if not any(features.is_mapped for features, _ in parts):
-            return self.batch(slice(0, len(self)), unlabeled)
+            return self.batch(slice(0, len(self)), slice(0, len(self.unlabeled or ())))
         x: Any = MappedRows(parts)
         if x.device.type != "cpu":  # where data are sent once, not in every iteration
             rows, x = x, torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -294,14 +287,12 @@ class Rows(torch.utils.data.Dataset[WeightedRows]):
 
     def widened(self) -> Rows:
         """The same in float64."""
-        return Rows(
-            self.features.widened(),
-            self.y.double() if self.y.is_floating_point() else self.y,
-            None if self.weight is None else self.weight.double(),
-            self.index,
-            None if self.unlabeled is None else self.unlabeled.widened(),
-            self.unlabeled_share,
-            self.unlabeled_weight,
+        return replace(
+            self,
+            features=self.features.widened(),
+            y=self.y.double() if self.y.is_floating_point() else self.y,
+            weight=None if self.weight is None else self.weight.double(),
+            unlabeled=None if self.unlabeled is None else self.unlabeled.widened(),
         )
 
     @cached_property
@@ -350,6 +341,7 @@ class Rows(torch.utils.data.Dataset[WeightedRows]):
         return scale if 0 < scale < float("inf") else 1.0
 
 
+@dataclass(eq=False)
 class Batches:
     """Iterates over the batches of one epoch, in a new order each time.
 
@@ -374,14 +366,11 @@ class Batches:
     Without a `batch_size` all rows, labelled or not, are one batch, which is made once.
     """
 
-    def __init__(
-        self, rows: Rows, batch_size: int | None, shuffle: bool, generator: torch.Generator | None
-    ):
-        self.rows = rows
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.generator = generator
-        self.unlabeled_left: list[slice | Tensor] = []
+    rows: Rows
+    batch_size: int | None
+    shuffle: bool
+    generator: torch.Generator | None
+    unlabeled_left: list[slice | Tensor] = field(default_factory=list, init=False)
 
     def __len__(self) -> int:
         return 1 if self.batch_size is None else -(-len(self.rows) // self.batch_size)

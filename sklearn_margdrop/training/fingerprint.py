@@ -56,8 +56,8 @@ def describe(value: Any, within: tuple[int, ...] = ()) -> str:
         return describe_part([value.co_code, value.co_consts, value.co_names])
     if isinstance(value, types.FunctionType):
         cells = [_content(cell) for cell in value.__closure__ or ()]
-        inside = [value.__code__, value.__defaults__, value.__kwdefaults__, cells]
-        return f"{value.__module__}.{value.__qualname__}{describe_part(inside)}"
+        parts = [value.__code__, value.__defaults__, value.__kwdefaults__, cells]
+        return f"{value.__module__}.{value.__qualname__}{describe_part(parts)}"
     if hasattr(value, "__qualname__") and not isinstance(value, types.MethodType):
         return f"{value.__module__}.{value.__qualname__}"
     if hasattr(value, "__array__"):

@@ -37,8 +37,6 @@ _REBUILT = {
     "virtual_params_",
 }
 
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
 
 def learned_state(net: Any) -> dict[str, Any]:
     """What training has left in a net: its own tensors, not copies.
@@ -164,7 +162,7 @@ def restore_net(net: NeuralNet, state: dict[str, Any]) -> None:
     parameters = dict(state["parameters"])
     callbacks = parameters.pop("callbacks", None)
     if "module__dtype" in parameters:
-        parameters["module__dtype"] = _DTYPES[parameters["module__dtype"]]
+        parameters["module__dtype"] = getattr(torch, parameters["module__dtype"])
     device = _available(torch.device(parameters.get("device", "cpu")))
     # The callbacks are as the training left them, not to be initialised again.
     net.__init__(**parameters | {"device": str(device), "callbacks": "disable"})
