@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from skorch import NeuralNet
 from torch import Tensor
 
 from sklearn_margdrop.networks import NoisyNetwork
@@ -25,6 +24,7 @@ from sklearn_margdrop.numerics.sparse import column_sums, first_row
 from sklearn_margdrop.objective import Objective, Terms
 from sklearn_margdrop.training.batches import Features, Rows
 from sklearn_margdrop.training.engine import Engine
+from sklearn_margdrop.training.prediction import PredictingNet
 from sklearn_margdrop.weighting import WeightedRows
 
 #: Results that one task adds up.
@@ -172,7 +172,7 @@ class Partitions(Engine):
     def __init__(self, bundles: Bundles) -> None:
         self.bundles = bundles
 
-    def differentiate(self, net: NeuralNet, rows: WeightedRows) -> Terms:
+    def differentiate(self, net: PredictingNet, rows: WeightedRows) -> Terms:
         objective, network = net.criterion_, net.module_
         result = torch.from_numpy(self.bundles.sum("evaluate", *_message(objective, network)))
         start = 2
@@ -180,10 +180,11 @@ class Partitions(Engine):
             grad = result[start : start + p.numel()].view_as(p).to(p.device)
             p.grad = grad.clone() if p.grad is None else p.grad.add_(grad)
             start += p.numel()
-        terms: Terms = objective.with_l2(network, result[0], result[1])
-        return terms
+        return objective.with_l2(network, result[0], result[1])
 
-    def mean_curvature(self, net: NeuralNet, rows: WeightedRows, **options: Any) -> list[Tensor]:
+    def mean_curvature(
+        self, net: PredictingNet, rows: WeightedRows, **options: Any
+    ) -> list[Tensor]:
         message = _message(net.criterion_, net.module_)
         flat = self.bundles.sum("curvature", *message, pack(options))
         parameters = list(net.module_.parameters())
@@ -205,10 +206,8 @@ class PartitionedRows(Rows):
     """Rows in partitions; `y` are a few of the targets, which tell all classes or the range."""
 
     def __init__(self, bundles: Bundles, features: Shape, y: Tensor) -> None:
+        super().__init__(features, y)  # type: ignore[arg-type]  # known, not held
         self.bundles = bundles
-        self.features = features  # type: ignore[assignment]  # known, not held
-        self.y = y
-        self.weight = self.index = self.unlabeled = None
 
     def __len__(self) -> int:
         return self.features.shape[0]

@@ -370,7 +370,7 @@ class Batches:
     batch_size: int | None
     shuffle: bool
     generator: torch.Generator | None
-    unlabeled_left: list[slice | Tensor] = field(default_factory=list, init=False)
+    unlabeled_left: list[slice | Tensor] = field(default_factory=list)
 
     def __len__(self) -> int:
         return 1 if self.batch_size is None else -(-len(self.rows) // self.batch_size)
@@ -398,5 +398,5 @@ class Batches:
         if features is None:
             return None
         if not self.unlabeled_left:
-            self.unlabeled_left = [*self._positions(features, len(features))][::-1]
+            self.unlabeled_left += [*self._positions(features, len(features))][::-1]
         return self.unlabeled_left.pop()

@@ -189,7 +189,6 @@ class TrainingCheckpoint(Callback):
 
 def _state(net: Any) -> dict[str, Any]:
     """All that the rest of the training depends on."""
-    left = net._epoch_batches.unlabeled_left
     state = learned_state(net)
     return {
         "fitted": _kept(state.pop("fitted")),
@@ -197,7 +196,10 @@ def _state(net: Any) -> dict[str, Any]:
         **_plain(state),
         "callbacks": _callback_states(net),
         "trainable": [p.requires_grad for p in net.module_.parameters()],
-        "unlabeled_left": [[p.start, p.stop] if isinstance(p, slice) else _plain(p) for p in left],
+        "unlabeled_left": [
+            [each.start, each.stop] if isinstance(each, slice) else _plain(each)
+            for each in net._unlabeled_left
+        ],
     }
 
 

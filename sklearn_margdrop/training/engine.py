@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from skorch import NeuralNet
 from torch import Tensor
 
 from sklearn_margdrop.objective import Terms
 from sklearn_margdrop.training.batches import Rows
+from sklearn_margdrop.training.prediction import PredictingNet
 from sklearn_margdrop.weighting import WeightedRows
 
 
@@ -26,23 +26,22 @@ class Engine:
 
     part: tuple[int, int] = (0, 1)
 
-    def begin(self, net: NeuralNet, rows: Rows, valid: Rows | None, epochs: int) -> None:
+    def begin(self, net: PredictingNet, rows: Rows, valid: Rows | None, epochs: int) -> None:
         """Prepare the training."""
 
-    def differentiate(self, net: NeuralNet, rows: WeightedRows) -> Terms:
+    def differentiate(self, net: PredictingNet, rows: WeightedRows) -> Terms:
         """The terms of the objective; their gradient is added to that of the parameters."""
-        terms: Terms = net.criterion_.backward(net.module_, rows, net.generator_)
-        return terms
+        return net.criterion_.backward(net.module_, rows, net.generator_)
 
-    def mean_curvature(self, net: NeuralNet, rows: WeightedRows, **options: Any) -> list[Tensor]:
+    def mean_curvature(
+        self, net: PredictingNet, rows: WeightedRows, **options: Any
+    ) -> list[Tensor]:
         """See :meth:`Objective.mean_curvature`."""
-        found: list[Tensor] = net.criterion_.mean_curvature(net.module_, rows, **options)
-        return found
+        return net.criterion_.mean_curvature(net.module_, rows, **options)
 
-    def linear_predictor(self, net: NeuralNet, rows: Rows) -> Tensor:
+    def linear_predictor(self, net: PredictingNet, rows: Rows) -> Tensor:
         """The linear predictor of all rows, without noise."""
-        eta: Tensor = net.linear_predictor(rows)
-        return eta
+        return net.linear_predictor(rows)
 
     def sum(self, value: float) -> float:
         """The sum of a number over all processes."""

@@ -95,7 +95,6 @@ class MarginalizedNet(PredictingNet):
     True
     """
 
-    criterion_: Objective
     stop_reason_: str
     optimizer_: Any  # torch's, or one of ours
     history: History
@@ -103,7 +102,6 @@ class MarginalizedNet(PredictingNet):
     ending_: str | None  # the reason to end after the present epoch
     callbacks_: list[tuple[str, Any]]
     final_objective_: float | None
-    _epoch_batches: Batches | None
     _unlabeled_left: list[slice | Tensor]
     _checkpoint: TrainingCheckpoint | None
     engine_: Engine = Engine()  # that of a fit is the net's until the fit has ended
@@ -136,7 +134,7 @@ class MarginalizedNet(PredictingNet):
         self.order_generator_ = torch.Generator().manual_seed(self.seed)
         self.record_, self.rates_ = Record(), LearningRates()
         self.guard_ = ExplosionGuard(self.loss_unit)
-        self._checkpoint = self._epoch_batches = None
+        self._checkpoint = None
         self._unlabeled_left = []
         return self
 
@@ -248,7 +246,7 @@ class MarginalizedNet(PredictingNet):
         except KeyboardInterrupt:
             return self._interrupted()
         finally:
-            self._epoch_batches = None
+            self._unlabeled_left = []
             if self._in_epoch:
                 del self.history[-1]  # which was cut short
         return "max_iter"
@@ -290,13 +288,11 @@ class MarginalizedNet(PredictingNet):
             return found
         if not training:
             return [dataset]
-        self._epoch_batches = self._batches(dataset, self.order_generator_)
-        self._epoch_batches.unlabeled_left, self._unlabeled_left = self._unlabeled_left, []
-        return self._epoch_batches
+        return self._batches(dataset, self.order_generator_, self._unlabeled_left)
 
-    def _batches(self, rows: Rows, order: torch.Generator) -> Batches:
+    def _batches(self, rows: Rows, order: torch.Generator, left: list[slice | Tensor]) -> Batches:
         size = None if self.batch_size == -1 else self.batch_size
-        return Batches(rows, size, self.shuffle, order)
+        return Batches(rows, size, self.shuffle, order, left)
 
     def run_single_epoch(
         self, iterator: Any, training: bool, prefix: str, step_fn: Any, **fit_params: Any
@@ -337,7 +333,7 @@ class MarginalizedNet(PredictingNet):
         generator = torch.Generator(self.device).manual_seed(self.seed + self.engine_.part[0])
         order = torch.Generator().manual_seed(self.seed)
         total: Tensor | float = 0.0
-        for batch in self._batches(rows, order):
+        for batch in self._batches(rows, order, []):
             terms = self.criterion_(self.module_, batch, generator, self.engine_.part)
             total += terms.total * len(batch.y)
         return self.engine_.sum(float(total) / len(rows))
@@ -362,7 +358,8 @@ class MarginalizedNet(PredictingNet):
             n_rows += len(batch.y)
             step["y_pred"] = None
             if scorers:
-                eta = self._predict(batch)
+                with torch.no_grad():
+                    eta = self.module_(batch.x)[: len(batch.y)]
                 is_finite &= self.criterion_.family.mean(eta).isfinite().all()
                 step["y_pred"] = self.in_units(eta)
             self.notify("on_batch_end", batch=seen, training=True, **step)
@@ -414,12 +411,6 @@ class MarginalizedNet(PredictingNet):
         with network.centred():
             self.optimizer_.step(evaluate)
         return found[-1]
-
-    @torch.no_grad()
-    def _predict(self, batch: WeightedRows) -> Tensor:
-        """Linear predictor of the labelled rows without noise."""
-        eta: Tensor = self.module_(batch.x)
-        return eta[: len(batch.y)]
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
         if method_name in ("on_epoch_begin", "on_epoch_end"):

@@ -35,6 +35,9 @@ _HISTORY_ELEMENTS = 2**20, 2**25
 #: A step length, and the function and its slope there.
 Point: TypeAlias = tuple[float, float, float]
 
+#: What the L-BFGS keeps of its steps beside vectors.
+_NUMBERS = ("_value", "decrement", "stalled", "_lowest", "_n_fruitless")
+
 #: Steps without progress after which what is left is rounding. The gradient may grow for a while
 #: before it shrinks, where the values no longer tell.
 _PATIENCE = 20
@@ -109,20 +112,12 @@ class FisherLBFGS:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on but the parameters; nothing once it is forgotten."""
-        state: dict[str, Any] = {}
-        if self.is_ready:
-            state = {
-                "inverse": self._inverse,
-                "grad": self._grad,
-                "steps": self._steps[self._slots],
-                "changes": self._changes[self._slots],
-                "value": self._value,
-                "decrement": self.decrement,
-                "stalled": self.stalled,
-                "lowest": self._lowest,
-                "n_fruitless": self._n_fruitless,
-            }
-        return {"state": state, "param_groups": []}
+        if not self.is_ready:
+            return {"state": {}, "param_groups": []}
+        pairs = {"steps": self._steps[self._slots], "changes": self._changes[self._slots]}
+        vectors = {"inverse": self._inverse, "grad": self._grad}
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        return {"state": {**vectors, **pairs, "numbers": numbers}, "param_groups": []}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from such a state, at the present parameters, after `precondition`."""
@@ -134,9 +129,7 @@ class FisherLBFGS:
         self._slots = list(range(len(state["steps"])))
         self._steps[self._slots] = state["steps"].to(self._steps)
         self._changes[self._slots] = state["changes"].to(self._steps)
-        self._value = state["value"]
-        self.decrement, self.stalled = state["decrement"], state["stalled"]
-        self._lowest, self._n_fruitless = state["lowest"], state["n_fruitless"]
+        vars(self).update(state["numbers"])
 
     def prepare(self, start: Start) -> None:
         """Start from the present parameters and the curvature where the mean is predicted.
@@ -223,7 +216,8 @@ class FisherLBFGS:
             self._slots.append(slot)
             del self._slots[: -self.history_size]
         self._planned = slot, slope = self._plan()
-        self.decrement = max(self._decrement(), math.sqrt(max(-slope, 0.0)))
+        by_diagonal = float(self._grad.dot(self._inverse * self._grad).clamp_min(0).sqrt())
+        self.decrement = max(by_diagonal, math.sqrt(max(-slope, 0.0)))
         least, smallest = self._lowest
         is_lower = value < least or self.decrement < smallest
         self._lowest = min(value, least), min(self.decrement, smallest)
@@ -236,9 +230,6 @@ class FisherLBFGS:
         with torch.enable_grad():
             value = float(closure().detach())
         return value if math.isfinite(value) else math.inf
-
-    def _decrement(self) -> float:
-        return float(self._grad.dot(self._inverse * self._grad).clamp_min(0).sqrt())
 
     def _plan(self) -> tuple[int, float]:
         """The slot that now holds the direction of the next step, and the slope there."""

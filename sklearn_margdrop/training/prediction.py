@@ -15,6 +15,7 @@ from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.numerics.ambient import neutral, neutral_steps
 from sklearn_margdrop.numerics.memory import blocks
 from sklearn_margdrop.numerics.sparse import SparseMatrix
+from sklearn_margdrop.objective import Objective
 from sklearn_margdrop.training.batches import Features, Rows, as_features
 
 
@@ -34,6 +35,7 @@ class PredictingNet(NeuralNet):
     load_params = neutral()(NeuralNet.load_params)
 
     module_: NoisyNetwork
+    criterion_: Objective
     generator_: torch.Generator
 
     def linear_predictor(self, X: Features | Rows) -> Tensor:

@@ -114,13 +114,11 @@ class Units:
 
     def encode(self, y: NDArray[Any]) -> NDArray[np.float64]:
         """Standardised targets, shape (n_samples, n_outputs)."""
-        found: NDArray[np.float64] = (y.astype(np.float64) - self.location) / self.scale
-        return found
+        return (y.astype(np.float64) - self.location) / self.scale
 
     def decode(self, z: NDArray[Any]) -> NDArray[np.float64]:
         """The inverse of :meth:`encode`; of a constant column the constant, whatever `z` is."""
-        found: NDArray[np.float64] = z.astype(np.float64) * self.spread + self.location
-        return found
+        return z.astype(np.float64) * self.spread + self.location
 
 
 def conversion(old: Units | None, new: Units | None) -> tuple[NDArray[Any], NDArray[Any]]:
