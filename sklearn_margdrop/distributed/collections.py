@@ -1,4 +1,4 @@
-"""Dask arrays and frames: their blocks of rows, and the threads of a cluster that take them."""
+"""Dask arrays and frames: their blocks of rows, and how a cluster's threads share them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def row_blocks(X: Any, name: str) -> list[Any]:
 
 
 def template(X: Any) -> Any:
-    """No rows of such data."""
+    """Data of the same kind without rows."""
     return np.empty((0, X.shape[1]), X.dtype) if hasattr(X, "numblocks") else X._meta
 
 
@@ -59,8 +59,8 @@ def bundled(
 ) -> Bundles:
     """What ``make(parts, *arguments)`` returns, for each thread of each worker.
 
-    It is called where the partitions lie, if they can stay there, and here for all of them
-    where Dask computes here.
+    It is called on the workers that hold the partitions, if these can stay there, and in this
+    process if Dask computes here.
     """
     import dask
 
@@ -93,8 +93,8 @@ def share_out(
 ) -> dict[tuple[str, int], list[int]]:
     """Which partitions each slot, a thread of a worker, evaluates.
 
-    They stay where they are, but for those whose move lets the busiest slot end earlier: it is
-    made once, and all evaluations wait for that slot.
+    Partitions stay where they are, except where a move lets the busiest slot end earlier: a
+    partition is moved once, but every evaluation waits for the busiest slot.
 
     Examples
     --------

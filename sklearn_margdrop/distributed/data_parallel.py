@@ -1,9 +1,9 @@
 """Several processes that fit one network: each takes a part of the rows of every batch.
 
 Gradients are written by hand (:mod:`~sklearn_margdrop.backprop`), where the hooks of torch's
-`DistributedDataParallel` do not see them; so the module stays as it is, and what the parts
-contribute is summed explicitly, once a step, the terms of the objective along with the gradients.
-All decisions rest on such sums: all processes take the same ones.
+`DistributedDataParallel` do not see them; so the module stays as it is, and the
+contributions of the parts are summed explicitly, once a step: the terms of the objective and the
+gradients. All decisions depend on such sums, so that all processes take the same ones.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ _LOST = (
     "kwargs_handlers=[InitProcessGroupKwargs(timeout=...)])."
 )
 
-#: Parameters of the net that are checked by a name of their own, or need not agree.
+#: Parameters of the net that are compared separately or may differ.
 _OWN_ENTRIES = {"device", "loss_unit", "module__input_scale", "module__seed", "seed", "verbose"}
 
 
 def check_accelerator(accelerator: Any, device: str | torch.device) -> str | torch.device:
-    """The device to compute on; raises where the accelerator asks for what there is not.
+    """The device to compute on; raises if the accelerator asks for something unsupported.
 
     Parameters
     ----------
     accelerator : accelerate.Accelerator or None
     device : str or torch.device
-        That of the estimator. "auto" leaves it to the accelerator, if there is one.
+        The estimator's device. "auto" leaves the choice to the accelerator, if there is one.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def is_main_process(accelerator: Any) -> bool:
 
 
 def shared_seed(accelerator: Any, random_state: S) -> S | int:
-    """`random_state`; of None, a seed that the main process draws for all."""
+    """`random_state`; if it is None, a seed that the main process draws for all."""
     if accelerator is None or accelerator.num_processes == 1 or random_state is not None:
         return random_state
     seed = (
@@ -125,7 +125,7 @@ class DataParallel(Engine):
     Attributes
     ----------
     generator : torch.Generator
-        Of the noise of this process. All of them have the net's own one in common.
+        The generator of this process's noise. That of the net is the same in all processes.
     """
 
     generator: torch.Generator
@@ -135,7 +135,7 @@ class DataParallel(Engine):
         self.part = accelerator.process_index, accelerator.num_processes
 
     def begin(self, net: NeuralNet, rows: Rows, valid: Rows | None, epochs: int) -> None:
-        """Check that all processes were given the same, and let them start alike."""
+        """Check that all processes were given the same, and give them the same start."""
         self._check_same(net, rows, valid, epochs)
         index, count = self.part
         state = list(net.module_.state_dict().values())

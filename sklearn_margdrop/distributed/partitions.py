@@ -1,7 +1,7 @@
-"""Rows that lie in partitions elsewhere: each evaluation sends the coefficients to them.
+"""Rows in partitions on other machines, to which each evaluation sends the coefficients.
 
-A partition computes its part of the loss, the penalty and the gradient where its rows are, and
-only their sums, a vector of the size of the coefficients, come back.
+The loss, the penalty and the gradient of a partition are computed where its rows are. Only their
+sums, a vector of the size of the coefficients, are returned.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sklearn_margdrop.training.engine import Engine
 from sklearn_margdrop.training.prediction import PredictingNet
 from sklearn_margdrop.weighting import WeightedRows
 
-#: Results that one task adds up.
+#: How many results one task adds up.
 _FAN_IN = 8
 
 
@@ -59,7 +59,7 @@ class Bundle:
         return [WeightedRows(x.take(slice(0, len(x))), *others) for x, *others in self.parts]
 
     def _model(self, spec: bytes, vector: np.ndarray) -> tuple[NoisyNetwork, Objective]:
-        # Kept, as what sparse rows remember is remembered for the noise of one network.
+        # Models are kept, since sparse rows cache results for the noise of one network.
         if spec not in self._models:
             options, family, method = unpack(spec)
             device = self.parts[0][0].device if self.parts else "cpu"
@@ -85,7 +85,7 @@ class Bundle:
         return torch.cat([sums, *grads]).numpy()
 
     def curvature(self, spec: bytes, vector: np.ndarray, options: bytes) -> np.ndarray:
-        """The same of :meth:`Objective.mean_curvature`."""
+        """The sum of :meth:`Objective.mean_curvature`."""
         network, objective = self._model(spec, vector)
         parts = (objective.mean_curvature(network, r, **unpack(options)) for r in self.rows)
         flat = (torch.cat([each.reshape(-1).cpu() for each in part]) for part in parts)
@@ -97,7 +97,7 @@ class Bundle:
         return next((first_row(x).cpu().numpy() for x in labelled), None)
 
     def column_sums(self, origin: np.ndarray) -> np.ndarray:
-        """See :func:`~sklearn_margdrop.numerics.sparse.column_sums`; of the labelled rows."""
+        """The :func:`~sklearn_margdrop.numerics.sparse.column_sums` of the labelled rows."""
         total = np.zeros((3, len(origin)))
         for r in self.rows:
             if len(r.y):
@@ -113,7 +113,7 @@ class Bundle:
 
 
 def pack(value: Any) -> bytes:
-    """Bytes of which any worker makes the value, also of classes that a script defines."""
+    """Bytes that any worker can unpack, also for classes that a script defines."""
     packed: bytes = importlib.import_module("cloudpickle").dumps(value)  # Dask needs it, too
     return packed
 
@@ -127,19 +127,19 @@ def add(*results: np.ndarray) -> np.ndarray:
 
 
 def call(bundle: Bundle, method: str, arguments: tuple[Any, ...]) -> Any:
-    """A method of a bundle, as a function."""
+    """Call a method of a bundle."""
     with bundle.lock, neutral():
         return getattr(bundle, method)(*arguments)
 
 
 class Bundles(NamedTuple):
-    """The bundles, in this process or, where there is a client, as futures of a Dask cluster."""
+    """Bundles in this process or, with a client, as futures of a Dask cluster."""
 
     bundles: list[Any]
     client: Any = None
 
     def first(self, method: str) -> np.ndarray:
-        """What that method of the first bundle returns for which it is not None."""
+        """The first result of a method of the bundles that is not None."""
         client = self.client
         found = (
             call(each, method, ())
@@ -150,7 +150,7 @@ class Bundles(NamedTuple):
         return np.asarray(next(each for each in found if each is not None))
 
     def sum(self, method: str, *arguments: Any) -> np.ndarray:
-        """The sum over the bundles of what a method of theirs returns."""
+        """The sum of the results of a method of the bundles."""
         if self.client is None:
             return add(*(call(each, method, arguments) for each in self.bundles))
         parts = self.client.map(call, self.bundles, method=method, arguments=arguments, pure=False)
@@ -167,7 +167,7 @@ class Bundles(NamedTuple):
 
 
 class Partitions(Engine):
-    """Evaluates the objective of a generalised linear model where the rows lie."""
+    """Evaluates the objective of a generalised linear model where its rows are."""
 
     def __init__(self, bundles: Bundles) -> None:
         self.bundles = bundles
@@ -193,7 +193,7 @@ class Partitions(Engine):
 
 
 class Shape(NamedTuple):
-    """What is known of features that lie elsewhere."""
+    """What is known of features on other machines."""
 
     shape: tuple[int, int]
     dtype: np.dtype[Any]
@@ -203,7 +203,7 @@ class Shape(NamedTuple):
 
 
 class PartitionedRows(Rows):
-    """Rows in partitions; `y` are a few of the targets, which tell all classes or the range."""
+    """Rows in partitions; `y` holds a few of the targets, which cover all classes or the range."""
 
     def __init__(self, bundles: Bundles, features: Shape, y: Tensor) -> None:
         super().__init__(features, y)  # type: ignore[arg-type]  # known, not held
@@ -214,7 +214,7 @@ class PartitionedRows(Rows):
 
     @property
     def whole(self) -> WeightedRows:
-        """A stand-in with those targets: only :class:`Partitions` evaluates the rows."""
+        """A placeholder with those targets: only :class:`Partitions` evaluates the rows."""
         x, nothing = cast("Any", None), self.y.new_zeros(0)
         return WeightedRows(x, self.y, nothing, nothing)
 

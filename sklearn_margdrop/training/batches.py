@@ -1,7 +1,7 @@
 """Rows of data as a network sees them, a batch at a time.
 
-Dense data lie on the device once and batches are cut from them there; sparse and read-only
-data stay where they are. Sparse batches are made dense, never the whole, or not even they.
+Dense data are copied to the device once, and batches are cut from them there. Sparse and read-only
+data stay on the host. Sparse data are made dense one batch at a time, or not at all.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Host: TypeAlias = "np.ndarray | CSR"
 
 
 class Features:
-    """The rows of a design matrix, dense or CSR, to be taken as tensors on a device.
+    """The rows of a design matrix, dense or CSR, which it returns as tensors on a device.
 
     Parameters
     ----------
@@ -44,8 +44,8 @@ class Features:
     keep_sparse : bool, default=False
         Whether sparse rows stay sparse.
     dtype : dtype, default=None
-        That of the tensors, to which dense rows are converted as they are taken; by default that
-        of `X`.
+        The dtype of the tensors; dense rows are converted when they are taken. By default that of
+        `X`.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Features:
         self.keep_sparse = keep_sparse
         self.shape: tuple[int, int] = X.shape
         self.dtype: np.dtype[Any] = X.dtype if dtype is None else np.dtype(dtype)
-        # torch cannot share read-only memory, and a memory map is not to be copied whole.
+        # torch cannot share read-only memory, and a memory map must not be copied whole.
         self.rows: Tensor | Host = X
         is_dense = isinstance(X, np.ndarray)
         #: Whether rows are read, or converted, block by block, and not all at once.
@@ -86,14 +86,14 @@ class Features:
 
     @property
     def n_stored(self) -> int:
-        """The numbers that the rows take in memory; an index counts as half a number."""
+        """How many numbers the rows take in memory; an index counts as half a number."""
         return (
             self.rows.nnz * 3 // 2 if hasattr(self.rows, "nnz") else self.shape[0] * self.shape[1]
         )
 
     @property
     def index_device(self) -> torch.device:
-        """Where an index of rows is needed."""
+        """The device on which :meth:`take` needs an index."""
         return self.rows.device if isinstance(self.rows, Tensor) else torch.device("cpu")
 
     def take(self, index: slice | Tensor) -> Matrix:
@@ -118,7 +118,7 @@ class Features:
         return self.rows[index.numpy() if isinstance(index, Tensor) else index]
 
     def widened(self) -> Features:
-        """The same in float64, to which dense rows are converted as they are taken."""
+        """The same rows in float64; dense ones are converted when they are taken."""
         host: Any = self.on_host()
         if self.is_sparse:
             host = host.astype(np.float64)
@@ -147,14 +147,14 @@ def as_features(X: object, like: Tensor, keep_sparse: bool = False) -> Features:
 
 
 class MappedRows:
-    """Dense rows of files, one part below the other, that are read as slices are cut.
+    """Dense rows in files, one part below the other, that are read slice by slice.
 
-    Stands for the tensor of all of them where rows are taken in blocks.
+    It stands for the tensor of all rows where code takes them in blocks.
 
     Parameters
     ----------
     parts : sequence of tuple of (Features, Tensor or None)
-        The features, and the index of the rows that are meant; None is all of them.
+        The features, and the index of the rows to use; None means all of them.
 
     Examples
     --------
@@ -259,14 +259,14 @@ class Rows(torch.utils.data.Dataset[WeightedRows]):
         if not any(features.is_mapped for features, _ in parts):
             return self.batch(slice(0, len(self)), slice(0, len(self.unlabeled or ())))
         x: Any = MappedRows(parts)
-        if x.device.type != "cpu":  # where data are sent once, not in every iteration
+        if x.device.type != "cpu":  # copied once, not in every iteration
             rows, x = x, torch.empty(x.shape, dtype=x.dtype, device=x.device)
             for block in blocks(*rows.shape):
                 x[block] = rows[block]
         return WeightedRows.of(x, self.y, self.weight, self.unlabeled_share, self.unlabeled_weight)
 
     def in_blocks(self) -> Iterator[tuple[WeightedRows, float]]:
-        """Blocks of all rows, as if they were labelled, and the part of the penalty of each."""
+        """Blocks of all rows, as if they were labelled, each with its share of the penalty."""
         parts: list[tuple[Rows, float]] = [(self, 1.0)]
         if self.unlabeled is not None:
             share, nothing = self.unlabeled_share, self.y.new_zeros(len(self.unlabeled))
@@ -278,7 +278,7 @@ class Rows(torch.utils.data.Dataset[WeightedRows]):
                 yield batch, share * len(batch.y) / len(rows)
 
     def total(self, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """The sum over the labelled rows that ``function(y, weight)`` takes."""
+        """What ``function(y, weight)`` returns for the labelled rows; it sums over them."""
         weight = self.weight
         if weight is None:
             dtype = self.features.torch_dtype
@@ -286,7 +286,7 @@ class Rows(torch.utils.data.Dataset[WeightedRows]):
         return function(self.y, weight)
 
     def widened(self) -> Rows:
-        """The same in float64."""
+        """The same rows in float64."""
         return replace(
             self,
             features=self.features.widened(),
@@ -299,7 +299,7 @@ class Rows(torch.utils.data.Dataset[WeightedRows]):
     def moments(self) -> tuple[Tensor, Tensor]:
         """Weighted mean and standard deviation of each feature, over the labelled rows.
 
-        Both are in float64, where the device has it; those of a constant feature are exact.
+        Both are in float64 if the device supports it, and exact for a constant feature.
         """
         origin = self._origin()
         first, second, total = self._sums_about(origin)
@@ -329,7 +329,7 @@ class Rows(torch.utils.data.Dataset[WeightedRows]):
         return SparseMatrix([cast("CSR", self.features.on_host(index))])
 
     def feature_scale(self) -> float:
-        """Root mean square of the features that are not zero; 1 if that is no finite number."""
+        """Root mean square of the features that are not zero; 1 if that is zero or not finite."""
         squares = counts = 0.0
         for position in blocks(len(self), self.features.shape[1]):
             index = position if self.index is None else self.index[position]
@@ -349,7 +349,7 @@ class Batches:
     ----------
     rows : Rows
     batch_size : int or None
-        At most so many rows a batch; all batches are equal to within one row.
+        The most rows of a batch; the sizes of batches differ by at most one row.
     shuffle : bool
     generator : torch.Generator
         On the CPU, so that the order is the same on every device.
@@ -357,13 +357,13 @@ class Batches:
     Attributes
     ----------
     unlabeled_left : list of (slice or Tensor)
-        What is left of the present pass over the unlabelled rows, the next batch last.
+        The batches left of the present pass over the unlabelled rows, the next one last.
 
     Notes
     -----
     An epoch is one pass over the labelled rows. Each of its batches is joined by the next batch
     of unlabelled rows, which are cut in the same way and start anew when they are used up.
-    Without a `batch_size` all rows, labelled or not, are one batch, which is made once.
+    Without a `batch_size`, all rows, labelled or not, are one batch, which is built once.
     """
 
     rows: Rows

@@ -1,4 +1,4 @@
-"""What happens at the ends of epochs: rates decay, training stops, others watch."""
+"""Callbacks of the net: learning rate decay, stopping, logging and scikit-learn's tasks."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ from skorch.callbacks import (
 from skorch.callbacks.logging import filter_log_keys
 from torch import Tensor
 
-#: Callbacks that look at validation rows, or at training rows where they are told to.
+#: Callbacks that score validation rows, or training rows if on_train is set.
 _SCORING = BatchScoring, EpochScoring, PassthroughScoring
 
-#: By so much of the lowest one, the losses of epochs may differ once the training has converged.
+#: The losses of the last epochs of a training that has converged differ by at most this fraction
+#: of the lowest loss.
 _SCATTER = 0.1
 
 
 def check_validation(callbacks: list[tuple[str, Callback]]) -> None:
-    """Raise if a callback asks for validation rows; to be called where there are none.
+    """Raise if a callback needs validation rows. Called when there are none.
 
     Parameters
     ----------
@@ -74,13 +75,13 @@ def check_callbacks(callbacks: Iterable[Any] | None) -> None:
 
 
 def freezes(callbacks: Iterable[Any]) -> bool:
-    """Whether any of the callbacks, named or not, freezes weights or lets them thaw."""
+    """Whether any of the callbacks, named or not, freezes or unfreezes weights."""
     each = (callback[1] if isinstance(callback, tuple) else callback for callback in callbacks)
     return any(isinstance(callback, ParamMapper) for callback in each)
 
 
 def are_own(callbacks: Iterable[Callback]) -> bool:
-    """Whether all of the callbacks are ours, which write into the present epoch alone."""
+    """Whether all callbacks are this package's, which write to the present epoch only."""
     own = {EpochLog, EpochTimer, GradientStopping, InverseDecay, Stopping}
     return all(type(each) in own for each in callbacks)
 
@@ -92,7 +93,7 @@ def sees_batches(callback: Callback) -> bool:
 
 
 class EpochLog(PrintLog):
-    """Prints a line for each epoch: what the history records of it, with our words."""
+    """Prints a line for each epoch, with what the history records of it."""
 
     #: The columns that come first and last, and the headings that are not their names.
     _FIRST = ("epoch", "train_loss", "penalty", "valid_loss", "valid_score")
@@ -143,8 +144,8 @@ class GradientStopping(Callback):
     """Stops :class:`FisherLBFGS` where the norm of the gradient is at most `tol`.
 
     The gradient is that of coordinates in which the curvature is about one, so that half its
-    square is, roughly, how far above its minimum the objective is. Where no step leads lower
-    before that, the training ends as "stalled".
+    square is roughly the distance of the objective from its minimum. If no step lowers the
+    objective before that, the training ends as "stalled".
     """
 
     tol: float
@@ -163,16 +164,16 @@ class Stopping(Callback):
     Parameters
     ----------
     monitor : {"train_loss", "valid_score"}
-        Losses are to fall, scores to rise. With scores the best weights are restored at the
-        end, whatever ends the training.
+        Losses should fall, scores should rise. With scores, the best weights are restored at the
+        end of the training.
     tol : float
     patience : int or float
         Infinity never stops.
 
     Notes
     -----
-    Where the latest losses are clearly above the lowest one then, the training ends as "stalled",
-    else as "converged".
+    If the latest losses are clearly above the lowest one, the training ends as "stalled",
+    otherwise as "converged".
     """
 
     monitor: str
@@ -200,8 +201,8 @@ class Stopping(Callback):
             if keep_best:
                 self.best_weights_ = net.copy_weights()
         if self.misses_ > self.patience:
-            # Losses of epochs scatter; where all of the latest are clearly above the best, they
-            # have been going up.
+            # Losses of epochs scatter. If all of the latest are clearly above the lowest, they
+            # have been rising.
             limit = self.best_ - _SCATTER * abs(self.best_) - 10 * self.tol
             has_settled = keep_best or max(self.latest_) >= limit
             net.ending_ = "converged" if has_settled else "stalled"
@@ -220,13 +221,13 @@ class FitTasks(Callback):
     Parameters
     ----------
     estimator : estimator
-        The one that is being fitted.
+        The estimator being fitted.
     context : sklearn.callback.CallbackContext
         The task of the whole fit.
     name : str
-        What an epoch is called.
+        The name of the task of an epoch.
     attributes : callable
-        ``attributes(net)`` returns those by which the estimator would predict now.
+        ``attributes(net)`` returns the fitted attributes that the estimator would have now.
     data : mapping
         ``X``, ``y`` and ``metadata`` of the tasks, or callables that return them.
     """

@@ -1,8 +1,8 @@
-"""Checkpoints: a fit that was killed goes on where it was.
+"""Checkpoints, from which a fit that was killed continues.
 
-A file holds the whole state of a training at the end of an epoch. It is written beside the last
-one and then takes its place, so that there is a complete one at any moment. It is plain values
-and tensors, which torch loads without executing anything.
+A file holds the whole state of a training at the end of an epoch. A new file is written beside the
+old one and then replaces it, so that a complete file exists at any time. It contains only plain
+values and tensors, which torch loads without executing code.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from sklearn_margdrop.training.state import learned_state, load_learned_state
 
 _MAGIC = b"sklearn_margdrop checkpoint 1\n"
 
-#: What in the path of a folder stands for a digest of the fit.
+#: The part of a folder's path that is replaced with a digest of the fit.
 _PLACEHOLDER = "{fit}"
 
-#: What a file holds.
+#: The entries of a file.
 _KEYS = {
     *("random_state", "fitted", "held", "callbacks", "weights", "trainable", "optimizer"),
     *("noise", "order", "device", "unlabeled_left"),
 }
 
-#: Callbacks that come and go with what may change between two starts.
+#: Callbacks that depend on settings which may change when a fit is started again.
 _WATCHING = {"watcher", "checkpoint", "epoch_log"}
 
-#: Attributes of skorch's callbacks that begin anew with each epoch, and are large.
+#: Large attributes of skorch's callbacks that are reset at each epoch.
 _PASSING = {"y_trues_", "y_preds_"}
 
 
@@ -53,11 +53,11 @@ class Checkpoints:
     Parameters
     ----------
     folder : str or path-like
-        Made if there is none. ``{fit}`` in it stands for a digest of `identity`.
+        Created if missing. ``{fit}`` in it stands for a digest of `identity`.
     identity : mapping of str to str
-        What makes it this fit, in words, and what there is of it.
+        What identifies the fit: names of its parts, and a description of each.
     random_state : RandomState
-        That of the fit. It is set to what a stored checkpoint began with.
+        That of the fit. It is set to the state with which a stored fit began.
 
     Raises
     ------
@@ -106,7 +106,7 @@ class Checkpoints:
         self._lock.release()
 
     def of(self, training: int) -> TrainingCheckpoint:
-        """The callback that keeps the checkpoint of the n-th training of the fit."""
+        """The callback that writes the checkpoint of the n-th training of the fit."""
         path = self._folder / f"training-{training}.ckpt"
         state = self._states.pop(path, None)
         return TrainingCheckpoint(path, self._identity, self._random_state, state)
@@ -120,7 +120,7 @@ _OWN_FOLDER = (
 
 @dataclass(eq=False)
 class TrainingCheckpoint(Callback):
-    """Keeps the state of a training in a file, at the end of each epoch.
+    """Writes the state of a training to a file at the end of each epoch.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ class TrainingCheckpoint(Callback):
     random_state : list
         The state of the fit's RandomState before the fit.
     state : dict or None
-        What the file held before.
+        The state that the file held before.
     """
 
     path: Path
@@ -145,12 +145,12 @@ class TrainingCheckpoint(Callback):
         self.given_ = {name: text for name, text in left_out.items() if text is not None}
 
     def restore(self, net: NeuralNet) -> int:
-        """Bring the net to where the checkpoint was, if there was one.
+        """Set the net to the state of the stored checkpoint, if there is one.
 
         Returns
         -------
         int
-            The number of epochs that the training has behind it.
+            The number of epochs that the stored training had completed.
         """
         state, self.state = self.state, None
         if state is None:
@@ -188,7 +188,7 @@ class TrainingCheckpoint(Callback):
 
 
 def _state(net: Any) -> dict[str, Any]:
-    """All that the rest of the training depends on."""
+    """Everything that the rest of the training depends on."""
     state = learned_state(net)
     return {
         "fitted": _kept(state.pop("fitted")),
@@ -221,12 +221,12 @@ def _restore(net: Any, state: dict[str, Any]) -> None:
 
 
 def _stateful(net: Any) -> list[tuple[str, Callback]]:
-    """The callbacks that belong to the training, rather than watch one call."""
+    """The callbacks that belong to the training, rather than to one call."""
     return [(name, each) for name, each in net.callbacks_ if name not in _WATCHING]
 
 
 def _parts(callback: Callback) -> dict[str, Any]:
-    """What a callback holds: its attributes, or their state where they know it themselves."""
+    """The attributes of a callback; those with a `state_dict` are replaced with it."""
     return {
         key: value.state_dict() if hasattr(type(value), "state_dict") else value
         for key, value in vars(callback).items()
@@ -235,12 +235,12 @@ def _parts(callback: Callback) -> dict[str, Any]:
 
 
 def _callback_states(net: Any) -> dict[str, dict[str, Any]]:
-    """What the callbacks hold that can be written."""
+    """The attributes of the callbacks that can be written."""
     return {name: _kept(_parts(each)) for name, each in _stateful(net)}
 
 
 def _left_out(net: Any, kept: dict[str, dict[str, Any]]) -> dict[str, str | None]:
-    """What the callbacks hold that cannot be written: a description of what they were given."""
+    """The attributes that cannot be written; parameters among them have a description."""
     return {
         f"{key} of the callback {name}": None if key.endswith("_") else describe(value)
         for name, each in _stateful(net)
@@ -250,7 +250,7 @@ def _left_out(net: Any, kept: dict[str, dict[str, Any]]) -> dict[str, str | None
 
 
 def _kept(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that can be written."""
+    """The values that can be written."""
     kept = {}
     for name, value in values.items():
         try:
@@ -261,7 +261,7 @@ def _kept(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """The same made of the types that torch loads without executing anything."""
+    """The value, converted to types that torch loads without executing code."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, Tensor):
@@ -287,7 +287,7 @@ def _write(path: Path, identity: dict[str, str], state: dict[str, Any]) -> None:
     payload = io.BytesIO()
     torch.save(state, payload)
     head, body = _to_line(identity), payload.getbuffer()
-    # Always under the same name: what a killed process left is overwritten.
+    # Always the same name, so that what a killed process left is overwritten.
     temporary = path.with_suffix(".writing")
     replace_file(path, temporary, _MAGIC, _checksum(head, body), head, body)
 

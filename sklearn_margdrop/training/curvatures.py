@@ -1,4 +1,4 @@
-"""The curvature of generalised linear models, which their optimisers start from."""
+"""The curvature of generalised linear models, from which their optimisers start."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from sklearn_margdrop.weighting import WeightedRows
 
 @dataclass(frozen=True)
 class Start:
-    """What an optimiser may look at before its first step.
+    """What an optimiser is given before its first step.
 
     Parameters
     ----------
     net : MarginalizedNet
-        One without hidden layers, at the parameters where it starts.
+        A net without hidden layers, at its initial parameters.
     rows : Rows
-        What it is trained on.
+        The training rows.
     predict_mean : callable
-        Sets the parameters, which are zero, to those that predict the mean of the target.
+        Changes the parameters from zero to those that predict the mean of the target.
     continuing, incremental : bool
-        Whether it goes on from an earlier call, and whether that is a stream.
+        Whether it continues an earlier call, and whether the calls are a stream.
     auto_rate : bool
         Whether the learning rate was left to the solver.
     """
@@ -41,7 +41,7 @@ class Start:
     auto_rate: bool
 
     def first_rows(self) -> WeightedRows:
-        """All rows if they are sparse, or as many of the first as are made dense at a time."""
+        """All rows if they are sparse, otherwise the first block of them."""
         rows = self.rows
         if rows.features.is_sparse:
             return rows.batch(slice(0, len(rows)))
@@ -60,10 +60,10 @@ class Start:
 
     @torch.no_grad()
     def curvature_at_the_mean(self) -> list[Tensor]:
-        """The same on all rows, where the net predicts the mean of the target.
+        """The curvature on all rows at the parameters that predict the mean of the target.
 
-        What a fit goes on from may be of so little or so much curvature that no other
-        coefficients are measured well by it.
+        At the parameters from which a fit continues, the curvature may be too small or too large
+        to serve as a scale for other coefficients.
         """
         parameters = list(self.net.module_.parameters())
         kept = [parameter.detach().clone() for parameter in parameters]

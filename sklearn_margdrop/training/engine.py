@@ -1,4 +1,4 @@
-"""Where the objective is evaluated: in this process, unless a fit brings another engine."""
+"""The engine, which evaluates the objective: in this process, unless a fit has another one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sklearn_margdrop.weighting import WeightedRows
 class Engine:
     """Evaluates the objective of a net in this process alone.
 
-    Subclasses share the work with other processes, or leave it to where the rows lie. A net
-    holds one of them until its fit has ended.
+    Subclasses share the work with other processes, or let the machines that hold the rows do it.
+    A net holds an engine until its fit has ended.
 
     Attributes
     ----------
     part : tuple of (int, int)
-        Which part of the rows of each batch this process takes, and of how many.
+        The index of the part of each batch that this process evaluates, and the number of parts.
     """
 
     part: tuple[int, int] = (0, 1)
@@ -48,8 +48,8 @@ class Engine:
         return value
 
     def agreed(self, reason: str | None) -> str | None:
-        """Why the training ends: where one process has a reason (its clock, say), all end."""
+        """The reason to end the training, if any process has one (its clock, for example)."""
         return (reason or "stopped") if self.sum(float(reason is not None)) > 0 else None
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes call this method."""

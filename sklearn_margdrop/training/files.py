@@ -1,4 +1,4 @@
-"""Files that are written all at once: as they were before, or complete."""
+"""Atomic writes: a file is either unchanged or complete."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def write_file(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file all at once, or into a pipe or a device."""
+    """Write a file atomically, or write to a pipe or a device."""
     path = Path(os.fsdecode(path)).resolve()
     if path.exists():
-        # Raises where the file, or a directory, is not to be written.
+        # Raises if the path cannot be written or is a directory.
         with path.open("r+b") as file:
             if not path.is_file():  # a pipe or a device
                 file.write(content)
@@ -24,9 +24,9 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def replace_file(path: Path, temporary: Path, *parts: bytes | memoryview) -> None:
-    """Write `temporary`, flush it to the disk, and let it take the place of `path`.
+    """Write `temporary`, flush it to the disk, and replace `path` with it.
 
-    Whatever happens, the machine's own failure included, `path` is as it was or complete.
+    Even if the machine fails, `path` is either unchanged or complete.
     """
     try:
         with temporary.open("wb") as file:
@@ -42,7 +42,7 @@ def replace_file(path: Path, temporary: Path, *parts: bytes | memoryview) -> Non
 
 
 def _flush_folder(folder: Path) -> None:
-    """Let the new name of a file outlive a failure of the machine, where folders can be opened."""
+    """Flush the new name of a file to the disk, on systems where folders can be opened."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

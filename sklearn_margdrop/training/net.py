@@ -41,47 +41,47 @@ class MarginalizedNet(PredictingNet):
 
     An epoch is recorded in ``history`` as ``train_loss`` (the objective), ``penalty`` and, with
     a validation set, ``valid_loss`` (without noise) and ``valid_score``. Losses are those of the
-    encoded target. The device is read once an epoch, not once a batch, so that ``batches`` has
-    one entry for the epoch.
+    encoded target. The device is read once an epoch, not once a batch, so ``batches`` has one
+    entry per epoch.
 
     Parameters
     ----------
     module, criterion : type
         Those of skorch, whose parameters are ``module__layer_sizes`` and so on.
     seed : int, default=0
-        Seed of the noise, of the probes and of the order of the rows.
+        Seed of the noise, the probes and the order of the rows.
     shuffle : bool, default=True
         Whether to visit the rows in a new order each epoch.
     loss_unit : float, default=None
-        What the loss is measured in, in nats. An epoch whose objective is above that of the
-        initial weights, and more than one of these above twice the lowest so far, is repeated
-        from the best weights so far at half the learning rate. None, as for streams, lets it rise
-        until it is not finite.
+        The unit of the loss, in nats. If the objective of an epoch is above that of the initial
+        weights and more than a unit above twice the lowest so far, the epoch is repeated from the
+        best weights so far at half the learning rate. None, as for streams, lets the objective
+        rise until it is not finite.
     **kwargs
         The parameters of :class:`skorch.NeuralNet`.
 
     Attributes
     ----------
     stop_reason_ : {"max_iter", "converged", "stalled", "stopped", "interrupted", "diverged"}
-        Why the last call of ``fit`` or ``partial_fit`` ended: the epochs were used up; what
-        ``tol`` asks for was reached; it was not, and the training no longer got nearer; a
-        callback, ``KeyboardInterrupt`` or a number that is not finite ended it.
+        Why the last call of ``fit`` or ``partial_fit`` ended: the epochs were used up; the
+        tolerance ``tol`` was reached; the training no longer got nearer to it; or a callback,
+        ``KeyboardInterrupt`` or a number that is not finite ended it.
     best_score_ : float or None
         The best validation score of that call, whose weights were restored at its end.
     has_learned_ : bool
         Whether that call, where it "diverged", keeps better weights than it began with.
     final_objective_ : float or None
-        The objective of the weights that it ended with, where it was evaluated.
+        The objective of the weights at its end, if it was evaluated.
     n_explosions_ : int
-        How often that call went back to the best weights.
+        How often that call returned to the best weights.
     rate_factor_ : float
-        What is left of the learning rate after the explosions of all calls.
+        The factor by which the explosions of all calls have reduced the learning rate.
     n_forgotten_ : int
         Epochs before those in ``history``, which holds the last 1,000 of a stream.
     n_epochs : int
         The epochs of all calls.
     record_, rates_, guard_ : Record, LearningRates, ExplosionGuard
-        What the last three and the losses of all calls are kept in.
+        The objects that hold the last three and the losses of all calls.
 
     Examples
     --------
@@ -96,13 +96,12 @@ class MarginalizedNet(PredictingNet):
     """
 
     stop_reason_: str
-    optimizer_: Any  # torch's, or one of ours
+    optimizer_: Any
     history: History
     best_score_: float | None
     ending_: str | None  # the reason to end after the present epoch
     callbacks_: list[tuple[str, Any]]
     final_objective_: float | None
-    _unlabeled_left: list[slice | Tensor]
     _checkpoint: TrainingCheckpoint | None
     engine_: Engine = Engine()  # that of a fit is the net's until the fit has ended
 
@@ -116,7 +115,7 @@ class MarginalizedNet(PredictingNet):
         loss_unit: float | None = None,
         **kwargs: Any,
     ):
-        # Scores are of the predictions at hand: skorch finds no targets in `Rows` without them.
+        # Scores use the predictions of the epoch: skorch finds no targets in `Rows` otherwise.
         super().__init__(module, criterion, **{"use_caching": True} | kwargs)
         self.seed = seed
         self.shuffle = shuffle
@@ -135,7 +134,7 @@ class MarginalizedNet(PredictingNet):
         self.record_, self.rates_ = Record(), LearningRates()
         self.guard_ = ExplosionGuard(self.loss_unit)
         self._checkpoint = None
-        self._unlabeled_left = []
+        self._unlabeled_left: list[slice | Tensor] = []
         return self
 
     def initialize_optimizer(self, *args: Any) -> Self:
@@ -170,10 +169,10 @@ class MarginalizedNet(PredictingNet):
         watcher: Callback | None = None,
         checkpoint: TrainingCheckpoint | None = None,
     ) -> None:
-        """Train for at most so many epochs; ``stop_reason_`` says why it ended.
+        """Train for at most `epochs` epochs; ``stop_reason_`` says why it ended.
 
-        The `watcher` and the `checkpoint` are callbacks of this call alone. What a checkpoint
-        had stored before is where the training goes on.
+        The `watcher` and the `checkpoint` are callbacks of this call alone. The training continues
+        from the state that a checkpoint has stored.
         """
         self.engine_.begin(self, rows, valid, epochs)
         self.train_split = None if valid is None else predefined_split(valid)
@@ -182,17 +181,17 @@ class MarginalizedNet(PredictingNet):
         helpers = {"watcher": watcher, "checkpoint": checkpoint}
         self.callbacks_ = callbacks + [each for each in helpers.items() if each[1] is not None]
         self._checkpoint = checkpoint
-        # What skorch's partial_fit does, which takes Ctrl-C before the first epoch for the end.
+        # As in skorch's partial_fit, which treats Ctrl-C before the first epoch as the end.
         self.notify("on_train_begin", X=rows, y=None)
         self.fit_loop(rows)
         if self.stop_reason_ == "interrupted" and self.engine_.part[1] > 1:
-            raise KeyboardInterrupt  # the other processes wait for this one, which is to end
+            raise KeyboardInterrupt  # the other processes wait for this one, which must end
         self.notify("on_train_end", X=rows, y=None)
         if not self._predicts_finite(rows):
             self.stop_reason_, self.has_learned_, self.best_score_ = "diverged", False, None
             del self.history[-1:]  # which led there
         self.rates_.keep(self)
-        # The model is not to carry its validation data or what watched it along.
+        # The model must not keep its validation data or the callbacks of this call.
         self.train_split = self._checkpoint = None
         self.callbacks_ = callbacks
         self.module_.zero_grad()
@@ -217,7 +216,7 @@ class MarginalizedNet(PredictingNet):
         return self
 
     def _rows(self, X: Any, y: Any) -> Rows:
-        """What to train on; raises where that, or the optimiser, is not fit for it."""
+        """The training rows; raises if these or the optimiser are not suitable."""
         if not self.optimizer_.is_ready:
             raise RuntimeError(
                 "A net of solver='lbfgs' is trained by its estimator: call fit, with "
@@ -229,14 +228,14 @@ class MarginalizedNet(PredictingNet):
         return rows
 
     def _reset(self) -> None:
-        """Forget how the call before ended."""
+        """Reset what describes the end of a call."""
         self.stop_reason_ = "max_iter"
         self.best_score_ = self.final_objective_ = self.ending_ = None
         self.has_learned_ = self._in_epoch = False
         self.guard_ = ExplosionGuard(self.loss_unit)
 
     def _run_epochs(self, rows: Rows, epochs: int, **fit_params: Any) -> str:
-        """Run at most so many epochs; returns why they ended."""
+        """Run at most `epochs` epochs; returns why they ended."""
         try:
             if self.ending_ is not None:  # the checkpoint was the last
                 return self.ending_
@@ -255,9 +254,9 @@ class MarginalizedNet(PredictingNet):
         return "interrupted" if self._is_finite() else "diverged"
 
     def _judge_last_step(self, rows: Rows) -> None:
-        """Look for an explosion in the last step, whose end no epoch has seen."""
+        """Check whether the last step exploded, which no epoch has shown."""
         if self.stop_reason_ in ("interrupted", "diverged") or self.train_split is not None:
-            return  # a validation score has seen it
+            return  # a validation score would show it
         try:
             self.final_objective_ = self._evaluate(rows)
             if self.guard_.has_exploded(self.final_objective_):
@@ -273,7 +272,7 @@ class MarginalizedNet(PredictingNet):
         """Whether the means of the rows are finite."""
         family = self.criterion_.family
         if not family.may_overflow or self.optimizer_.takes_closure:
-            return True  # what evaluates the objective makes no step where they are not
+            return True  # such an optimiser makes no step to means that are not finite
         return bool(family.mean(self.engine_.linear_predictor(self, rows)).isfinite().all())
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Iterable[Any]:
@@ -282,7 +281,7 @@ class MarginalizedNet(PredictingNet):
         if not isinstance(dataset, Rows):
             loader: Any = super().get_iterator(dataset, training)
             if getattr(loader, "generator", self) is None:
-                # It would draw a seed for its workers from torch's global one.
+                # It would draw a seed for its workers from torch's global generator.
                 loader.generator = torch.Generator("cpu")
             found: Iterable[Any] = loader
             return found
@@ -308,7 +307,7 @@ class MarginalizedNet(PredictingNet):
         means = self.guard_.run(self, run, partial(self._evaluate, iterator.rows))
         self.record_.add_loss(self.history, "train_loss", means.objective, len(iterator.rows))
         self.history.record("train_batch_count", len(iterator))
-        # Ordinary dropout noises the loss itself: its penalty is in there, but not known.
+        # Ordinary dropout adds noise to the loss itself, whose penalty is not known separately.
         hidden = METHODS[self.criterion_.method].is_sampled and iterator.rows.unlabeled is None
         self.history.record("penalty", math.nan if hidden else means.penalty)
 
@@ -329,7 +328,7 @@ class MarginalizedNet(PredictingNet):
 
     @torch.no_grad()
     def _evaluate(self, rows: Rows) -> float:
-        """The objective of the present weights, with noise of its own."""
+        """The objective of the present weights, with separate noise."""
         generator = torch.Generator(self.device).manual_seed(self.seed + self.engine_.part[0])
         order = torch.Generator().manual_seed(self.seed)
         total: Tensor | float = 0.0
@@ -443,9 +442,9 @@ class MarginalizedNet(PredictingNet):
         """Record nothing: histories of every batch would outgrow small models."""
 
     def take_over(self, previous: MarginalizedNet, incremental: bool = False) -> None:
-        """Go on from the weights, optimiser, random streams and record of another net.
+        """Continue from the weights, optimiser, random streams and record of another net.
 
-        All of them are copies: the training changes nothing of the other net.
+        Everything is copied: the training does not change the other net.
         """
         self.record_.take_over(self, previous, incremental)
         self.rates_.take_over(self, previous)

@@ -1,4 +1,4 @@
-"""Optimisers of generalised linear models that know the curvature, and what a net asks of any."""
+"""Optimisers of generalised linear models that use the curvature."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from torch import Tensor, nn
 from sklearn_margdrop.training.curvatures import Start
 from sklearn_margdrop.weighting import WeightedRows
 
-#: What a net asks of its optimiser, with the answers of those that need nothing but gradients.
+#: What a net reads of its optimiser, with the values for optimisers that need only gradients.
 DEFAULTS: dict[str, Any] = {
     # Whether `step` is given a function that evaluates the objective, rather than gradients.
     "takes_closure": False,
     # Whether it can make a step now.
     "is_ready": True,
-    # prepare(start): look at the model and the data before the first step.
+    # prepare(start): called with the model and the data before the first step.
     "prepare": lambda start: None,
-    # before_step(net, batch): look at the batch that the next step is made for.
+    # before_step(net, batch): called with the batch of the next step.
     "before_step": lambda net, batch: None,
-    # forget(): let go of what only the present training needs.
+    # forget(): release what only the present training needs.
     "forget": lambda: None,
 }
 
-#: The history of L-BFGS may take so many numbers where the data are small, and so many where it
-#: is several outputs that make the coefficients many.
+#: The size of the history of L-BFGS, in numbers: allowed even if the data are small, and the most
+#: that is allowed on account of several outputs.
 _HISTORY_ELEMENTS = 2**20, 2**25
 
 #: A step length, and the function and its slope there.
@@ -38,8 +38,8 @@ Point: TypeAlias = tuple[float, float, float]
 #: What the L-BFGS keeps of its steps beside vectors.
 _NUMBERS = ("_value", "decrement", "stalled", "_lowest", "_n_fruitless")
 
-#: Steps without progress after which what is left is rounding. The gradient may grow for a while
-#: before it shrinks, where the values no longer tell.
+#: After this many steps without progress, the rest is rounding error. The gradient may grow for a
+#: while before it shrinks, and the values of the objective no longer show progress by then.
 _PATIENCE = 20
 
 
@@ -170,7 +170,7 @@ class FisherLBFGS:
         self._n_fruitless = 0  # steps since one of them was as low
 
     def forget(self) -> None:
-        """Let go of all but the parameters; a next step needs `precondition`."""
+        """Release all but the parameters; the next step needs `precondition`."""
         nothing = torch.empty(0, device="cpu")
         self._inverse = self._grad = self._x = self._before = nothing
         self._steps = self._changes = nothing
@@ -241,7 +241,7 @@ class FisherLBFGS:
         return slot, slope
 
     def _find(self, direction: Tensor) -> float:
-        """Make it minus the inverse Hessian times the gradient (the two-loop recursion).
+        """Set it to minus the inverse Hessian times the gradient (the two-loop recursion).
 
         Returns the slope of the objective in that direction.
         """
@@ -346,7 +346,7 @@ class Adagrad(torch.optim.Adagrad):
         curvature = start.curvature(start.first_rows())
         for parameter, each in zip(start.net.module_.parameters(), curvature, strict=True):
             square = (start.net.lr * each).square()
-            # Of features in very large units it is no number: there they are as they are.
+            # It is not finite for features in very large units.
             square = square.where(square.isfinite(), 0.0)
             self.state[parameter]["sum"].copy_(square)
 
@@ -366,7 +366,7 @@ class Fisher(torch.optim.Optimizer):
 
     Examples
     --------
-    A running mean is what it makes of squared errors:
+    For squared errors it computes a running mean:
 
     >>> import torch
     >>> from sklearn_margdrop.training.optimizers import Fisher
@@ -390,14 +390,14 @@ class Fisher(torch.optim.Optimizer):
         return [p for group in self.param_groups for p in group["params"]]
 
     def prepare(self, start: Start) -> None:
-        """Start as if it had seen as many batches as a row has features, unless `lr` is given.
+        """Start as if it had seen as many batches as a row has features, if `lr` is "auto".
 
         The coordinates of a row move as if each were alone, and would overshoot together until
         they have learned of each other. A feature counts as having been in at least one row.
         """
         known = [state["sum"] > 0 for state in self.state.values()]
         if not start.auto_rate or all(each.all() for each in known):
-            return  # it goes on from the information of an earlier call
+            return  # it continues with the information of an earlier call
         net, rows = start.net, start.rows
         mean_curvature = partial(net.engine_.mean_curvature, net, start.first_rows())
         squares, *intercept = mean_curvature(centre=net.module_.centre)
@@ -430,7 +430,7 @@ class Fisher(torch.optim.Optimizer):
         self.accumulate(information, len(batch.y))
 
     def accumulate(self, diagonal: Sequence[Tensor], n_rows: float) -> None:
-        """Add the curvature of so many rows, given its mean for each parameter."""
+        """Add the curvature of `n_rows` rows, given its mean for each parameter."""
         self._n_rows = n_rows
         for p, each in zip(self._params, diagonal, strict=True):
             self.state[p]["sum"].add_(each, alpha=n_rows)

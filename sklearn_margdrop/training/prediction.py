@@ -1,4 +1,4 @@
-"""Prediction: what a trained net makes of arrays, sparse matrices, tensors and data sets."""
+"""Prediction by a trained net, from arrays, sparse matrices, tensors and data sets."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from sklearn_margdrop.training.batches import Features, Rows, as_features
 class PredictingNet(NeuralNet):
     """A skorch net whose module is a :class:`~sklearn_margdrop.networks.NoisyNetwork`.
 
-    It computes the same whatever the context of torch. Targets are a column of numbers for each
-    output; subclasses may know better.
+    Its results do not depend on torch's context. Targets are a column of numbers for each output,
+    unless a subclass encodes them.
     """
 
     initialize = neutral()(NeuralNet.initialize)
@@ -39,7 +39,7 @@ class PredictingNet(NeuralNet):
     generator_: torch.Generator
 
     def linear_predictor(self, X: Features | Rows) -> Tensor:
-        """What the module makes of the rows without noise, shape (n_samples, K)."""
+        """The linear predictor of the rows without noise, shape (n_samples, K)."""
         with neutral():
             return torch.cat(list(self._outputs(X, training=False)))
 
@@ -77,7 +77,7 @@ class PredictingNet(NeuralNet):
         for block in blocks(len(rows), self.module_.widest):
             with torch.no_grad():
                 eta = self.infer(rows.take(block))
-            yield eta  # not in there: its taker would be in it, too
+            yield eta  # outside of no_grad, which would apply to the caller, too
 
     def in_units(self, values: Tensor) -> Tensor:
         """Outputs of the module, or encoded targets, in the units of the user."""

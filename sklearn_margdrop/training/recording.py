@@ -1,4 +1,4 @@
-"""Recording: what a net keeps of its epochs, and that a stream of calls does not outgrow it."""
+"""The record that a net keeps of its epochs, of bounded size for a stream of calls."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from skorch.history import History
 
 from sklearn_margdrop.training.callbacks import are_own
 
-#: The history of a stream holds so many of its last epochs.
+#: How many of the last epochs the history of a stream holds.
 _STREAM_HISTORY = 1000
 
 
 class Record:
-    """What skorch's history does not tell of the epochs.
+    """What skorch's history does not hold of the epochs.
 
     Attributes
     ----------
@@ -29,10 +29,10 @@ class Record:
         self.n_forgotten = 0
 
     def take_over(self, net: Any, previous: Any, incremental: bool) -> None:
-        """Let `net`, whose record this is, go on with the history of another net.
+        """Continue the history of another net in `net`, which holds this record.
 
-        An `incremental` one leaves all but the end of the history behind: skorch copies it
-        wherever it records a value, and a stream has no end.
+        An `incremental` net keeps only the end of the history: skorch copies it whenever it
+        records a value, and a stream has no end.
         """
         n_kept = _STREAM_HISTORY - 1 if incremental else len(previous.history)
         epochs = previous.history[-n_kept:]
@@ -43,7 +43,7 @@ class Record:
         self.lowest = dict(previous.record_.lowest)
 
     def add_loss(self, history: History, name: str, value: float, n_rows: int) -> None:
-        """Record a loss, and whether it is the lowest so far, as skorch's callbacks ask."""
+        """Record a loss, and whether it is the lowest so far, as skorch's callbacks expect."""
         lowest = self.lowest.get(name, math.inf)
         self.lowest[name] = min(value, lowest)
         history.record(name, value)

@@ -1,4 +1,4 @@
-"""Learning rates: what schedules and explosions make of them, from call to call."""
+"""Learning rates, and how they are carried from one call to the next."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from sklearn_margdrop.numerics.torch_private import set_last_rates
 
 
 class LearningRates:
-    """What remains of a net's learning rates when a call ends.
+    """What is kept of a net's learning rates when a call ends.
 
-    skorch makes schedulers anew in each call, with an optimiser that begins at the net's `lr`.
+    skorch creates new schedulers in each call, with an optimiser that begins at the net's `lr`.
 
     Attributes
     ----------
     factor : float
-        What the explosions of all calls have left.
+        The factor by which the explosions of all calls have reduced the rates.
     schedules : dict of str to tuple
         The kind and the state of each scheduler at the end of the last call.
     last : list of float or None
-        The rates at the end of the call before, until the training goes on from them.
+        The rates at the end of the previous call, until the training continues from them.
     """
 
     def __init__(self) -> None:
@@ -31,9 +31,9 @@ class LearningRates:
         self.last: list[float] | None = None
 
     def take_over(self, net: Any, previous: Any) -> None:
-        """Let `net`, whose rates these are, go on with the rates of another net.
+        """Continue with the rates of another net in `net`, which holds these rates.
 
-        Where its `lr` is another one, it begins there.
+        If its `lr` differs, it begins at that one.
         """
         groups = net.optimizer_.param_groups
         if net.lr == previous.lr:
@@ -41,7 +41,7 @@ class LearningRates:
             schedules = any(isinstance(callback, LRScheduler) for _, callback in net.callbacks_)
             for group, old in zip(groups, previous.optimizer_.param_groups, strict=False):
                 initial = old.get("initial_lr", old["lr"])
-                # Schedulers among the callbacks go on from where they were.
+                # Schedulers among the callbacks continue.
                 group.update(lr=old["lr"] if schedules else initial, initial_lr=initial)
         self.schedules = copy.deepcopy(previous.rates_.schedules)
         self.last = [group["lr"] for group in groups]
@@ -49,7 +49,7 @@ class LearningRates:
             group.setdefault("initial_lr", group["lr"])
 
     def resume(self, net: Any) -> None:
-        """Set schedulers, and the rates, to where they were at the end of the call before."""
+        """Set the schedulers and the rates as they were at the end of the previous call."""
         if self.last is None:
             return
         groups = net.optimizer_.param_groups
@@ -65,7 +65,7 @@ class LearningRates:
         self.last = None
 
     def keep(self, net: Any) -> None:
-        """Keep where the schedulers are at the end of a call."""
+        """Store the states of the schedulers at the end of a call."""
         self.schedules = {
             name: (type(scheduler).__qualname__, scheduler.state_dict())
             for name, scheduler in _schedulers(net)

@@ -1,4 +1,4 @@
-"""The solvers: which optimiser the estimators' parameter `solver` selects, and how it is used."""
+"""The solvers: the optimisers that the estimators' parameter `solver` selects."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ class Solver:
         Whether a step is the gradient times the learning rate, so that it depends on the units of
         the features. Otherwise a step has about the size of the learning rate.
     about_zero : bool, default=False
-        Whether it takes features as far from zero as they are, rather than centred, where their
-        noise grows with that distance.
+        Whether the features are not centred where their noise grows with the distance from zero.
     options : tuple of str, default=()
         Parameters of the estimator that are passed on to the optimiser.
     fused : bool, default=False

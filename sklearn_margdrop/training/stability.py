@@ -1,4 +1,4 @@
-"""What ends a training: that it has exploded, say, and where it goes back to then."""
+"""Explosions of the objective, and the exception that ends a training."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-#: An epoch has exploded when its objective is above that of the initial weights and above so many
-#: times the lowest so far and a unit; the training gives up when that happens so many times
-#: without progress.
+#: An epoch has exploded if its objective is above that of the initial weights and above MOST_RISE
+#: times the lowest so far plus a unit. The training gives up after MOST_RETURNS explosions without
+#: progress.
 MOST_RISE, MOST_RETURNS = 2.0, 10
 
 
@@ -38,26 +38,26 @@ class EpochMeans(NamedTuple):
 class ExplosionGuard:
     """Takes back an epoch that has exploded, and halves the learning rate.
 
-    It goes back to the weights that the epoch of the lowest objective began with. (What that epoch
-    ended with may have exploded in its last step.)
+    It returns to the weights with which the epoch of the lowest objective began. (The weights at
+    the end of that epoch may have exploded in its last step.)
 
     Parameters
     ----------
     unit : float or None
-        What an objective is measured in, in nats. None lets it rise until it is not finite.
+        The unit of the objective, in nats. None lets the objective rise until it is not finite.
 
     Attributes
     ----------
     initial, lowest : float
         The objective of the initial weights, and the lowest of an epoch so far.
     weights : dict or None
-        What it goes back to; None before the first epoch and after the last.
+        The weights to which it returns; None before the first epoch and after the last.
     has_learned : bool
         Whether these are better than the initial ones.
     n_returns : int
-        How often it has gone back to these.
+        How often it has returned to these weights.
     n_explosions : int
-        How often it has gone back at all.
+        How often it has returned to any.
     """
 
     def __init__(self, unit: float | None):

@@ -1,4 +1,4 @@
-"""The state of a net: what it has learned, for pickles, checkpoints and warm starts."""
+"""The state of a net, for pickles, checkpoints and warm starts."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from sklearn_margdrop.notices import warn
 from sklearn_margdrop.numerics.ambient import neutral
 from sklearn_margdrop.numerics.devices import check_device, to_array
 
-#: The objects of a net that hold nothing but plain values and tensors.
+#: The objects of a net that hold only plain values and tensors.
 _HELD = ("record_", "rates_", "guard_")
 
-#: Attributes that `initialize` makes anew. What they have learned is kept apart.
+#: Attributes that `initialize` creates anew. What they have learned is stored separately.
 _REBUILT = {
     *_HELD,
     "callbacks_",
@@ -39,7 +39,7 @@ _REBUILT = {
 
 
 def learned_state(net: Any) -> dict[str, Any]:
-    """What training has left in a net: its own tensors, not copies.
+    """What a net has learned: its own tensors, not copies.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def learned_state(net: Any) -> dict[str, Any]:
 
 
 def load_learned_state(net: Any, state: dict[str, Any]) -> None:
-    """Give what :func:`learned_state` returned to an initialised net of the same layers."""
+    """Set the :func:`learned_state` of an initialised net with the same layers."""
     vars(net).update(state["fitted"])
     for name, values in state["held"].items():
         vars(getattr(net, name)).update(values)
@@ -79,7 +79,7 @@ def load_learned_state(net: Any, state: dict[str, Any]) -> None:
 
 
 def transferable_state(net: Any, previous: Any) -> dict[str, Any]:
-    """What `net` can go on from of the :func:`learned_state` of `previous`: copies.
+    """A copy of the :func:`learned_state` of `previous`, as far as `net` can continue from it.
 
     Both have the same layers; their optimisers, and the centres of layers, may differ. Record and
     rates have rules of their own.
@@ -95,7 +95,7 @@ def transferable_state(net: Any, previous: Any) -> dict[str, Any]:
 
 
 def net_state(net: NeuralNet) -> dict[str, Any]:
-    """All that it takes to build `net` anew, without any torch object.
+    """Everything needed to build `net` anew, without any torch object.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def net_state(net: NeuralNet) -> dict[str, Any]:
 
 @neutral()
 def restore_net(net: NeuralNet, state: dict[str, Any]) -> None:
-    """Make `net` what it was when `state` was taken: on its device if there is one, or the CPU.
+    """Restore `net` from its state, on its device if that is available, otherwise on the CPU.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ def restore_net(net: NeuralNet, state: dict[str, Any]) -> None:
 
 
 def _at_rest(callbacks: list[Any]) -> list[Any]:
-    """Callbacks, named or not, without schedulers: these hold the optimiser and are made anew."""
+    """Callbacks, named or not, without their schedulers, which hold the optimiser."""
 
     def rest(callback: Any) -> Any:
         if isinstance(callback, tuple):
@@ -207,7 +207,7 @@ def _available(device: torch.device) -> torch.device:
 
 
 def _convert(value: Any, kind: type, function: Callable[[Any], object]) -> Any:
-    """The same nested dicts and lists with `function` applied to all that is of this `kind`."""
+    """The same nested dicts and lists with `function` applied to each value of this `kind`."""
     if isinstance(value, kind):
         return function(value)
     if isinstance(value, dict):

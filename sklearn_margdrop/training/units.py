@@ -1,4 +1,4 @@
-"""The units of a real-valued target: it is trained on in others than those of the user."""
+"""The units in which a net is trained on a real-valued target."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-#: Units no longer suit rows that differ so many times as much from their location.
+#: Units no longer suit rows whose distance from the location is this many times the spread.
 _MOST_OFF = 10.0
 
-#: Targets of a stream that are so many times as far from it are none of its targets.
+#: Targets of a stream that are this many spreads away from its mean are refused.
 _MOST_FAR = 1e8
 
 
@@ -28,13 +28,13 @@ class Units:
     spread : ndarray of shape (n_outputs,)
         Weighted root mean squares about them; zero for a constant column.
     settled : ndarray of bool of shape (n_outputs,)
-        The columns whose units stay as long as the rows that follow suit them.
+        The columns whose units do not change as long as later rows suit them.
     mean, deviation : ndarray of shape (n_outputs,)
-        The same as location and spread, of all rows, those that followed included.
+        The same as location and spread, of all rows, including later ones.
     n_rows : int
-        How many rows there were.
+        The number of rows.
     weight : float
-        The total weight of these.
+        Their total weight.
 
     Examples
     --------
@@ -55,7 +55,7 @@ class Units:
 
     @classmethod
     def of(cls, y: NDArray[Any], weight: NDArray[np.float64], centred: bool = True) -> Self:
-        """Those of rows with positive weights, none of them settled.
+        """The units of rows with positive weights, none of them settled.
 
         Without `centred`, as for a model without an intercept, the location is zero.
         """
@@ -63,7 +63,7 @@ class Units:
         share = weight / weight.max()
         share /= share.sum()
         location = np.zeros(y.shape[1])
-        # What is not finite is found when the units are checked.
+        # Values that are not finite are found when the units are checked.
         with np.errstate(over="ignore", invalid="ignore"):
             if centred:
                 location = share @ y
@@ -83,7 +83,7 @@ class Units:
         return np.where(self.spread > 0, self.spread, 1.0)
 
     def merged(self, other: Units) -> Units:
-        """Those of the rows of both, but for the columns that are settled here and suit them."""
+        """The units of all rows, except for columns that are settled here and suit them."""
         share = other.weight / (self.weight + other.weight)
         shift = other.mean - self.mean
         deviation = np.hypot(np.sqrt(1 - share) * self.deviation, np.sqrt(share) * other.deviation)
@@ -94,7 +94,7 @@ class Units:
         return self.kept_for(rows)
 
     def kept_for(self, rows: Units) -> Units:
-        """The units of `rows`, but for the columns that are settled here and suit them."""
+        """The units of `rows`, except for columns that are settled here and suit them."""
         distance = np.hypot(rows.deviation, rows.mean - self.location)
         suits = (distance <= _MOST_OFF * self.spread) & (
             (rows.deviation == 0) | (rows.deviation * _MOST_OFF >= self.spread)
@@ -108,7 +108,7 @@ class Units:
         )
 
     def settle(self, least_rows: int) -> Units:
-        """The same, and the columns that vary stay if there are so many rows."""
+        """The same units; columns that vary are settled if there are enough rows."""
         enough = (self.spread > 0) & (self.n_rows >= least_rows)
         return replace(self, settled=self.settled | enough)
 
@@ -117,14 +117,14 @@ class Units:
         return (y.astype(np.float64) - self.location) / self.scale
 
     def decode(self, z: NDArray[Any]) -> NDArray[np.float64]:
-        """The inverse of :meth:`encode`; of a constant column the constant, whatever `z` is."""
+        """The inverse of :meth:`encode`; a constant column stays constant, whatever `z` is."""
         return z.astype(np.float64) * self.spread + self.location
 
 
 def conversion(old: Units | None, new: Units | None) -> tuple[NDArray[Any], NDArray[Any]]:
     """Factor and shift of the linear predictor, by column, from `old` units to `new` ones.
 
-    None stands for those of the user.
+    None stands for the units of the user.
     """
     factor, shift = (np.ones(1), np.zeros(1)) if old is None else (old.spread, old.location)
     if new is None:
@@ -133,7 +133,7 @@ def conversion(old: Units | None, new: Units | None) -> tuple[NDArray[Any], NDAr
 
 
 def check_units(units: Units, dtype: DTypeLike) -> None:
-    """Raise where predictions in these units of the target are no numbers of the dtype."""
+    """Raise if the dtype cannot represent predictions in these units."""
     limits, location = np.finfo(np.dtype(dtype)), np.abs(units.location)
     other = " or pass X as float64" if limits.dtype == np.float32 else ""
     with np.errstate(over="ignore", invalid="ignore"):
@@ -145,7 +145,7 @@ def check_units(units: Units, dtype: DTypeLike) -> None:
             f"y has values of up to {sizes.max():.3g} and spreads of {units.spread.min():.3g}, "
             f"too {'small' if tiny.any() else 'large'} for {limits.dtype}. Scale y{other}."
         )
-    # Numbers of float64 have been as far apart from the beginning.
+    # Float64 targets themselves are no more precise than that.
     if limits.dtype == np.float32 and (blurred & units.settled).any():
         worst = np.argmax(blurred & units.settled)
         raise ValueError(
@@ -155,7 +155,7 @@ def check_units(units: Units, dtype: DTypeLike) -> None:
 
 
 def standardised(y: np.ndarray, units: Units, dtype: DTypeLike) -> np.ndarray:
-    """Targets in these units; raises where squares of them are no numbers of the dtype."""
+    """Targets in these units; raises if the dtype cannot represent their squares."""
     with np.errstate(over="ignore"):
         z = units.encode(y)
     _check_size(z, 1e-3 * float(np.finfo(np.dtype(dtype)).max) ** 0.5)
@@ -163,7 +163,7 @@ def standardised(y: np.ndarray, units: Units, dtype: DTypeLike) -> np.ndarray:
 
 
 def check_chunk(y: np.ndarray, units: Units) -> None:
-    """Raise where targets have nothing to do with the units that a stream has settled on."""
+    """Raise if targets are too far from the units that a stream has settled on."""
     with np.errstate(over="ignore"):
         z = units.encode(y)
     _check_size(z[:, units.settled], _MOST_FAR)
