@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 # It registers what other tests are not to see; `test_extending.py` imports it.
 collect_ignore = ["extensions.py"]
 # Doctests are looked for in modules, and these would have one name.
@@ -11,3 +13,12 @@ collect_ignore_glob = ["*/conftest.py"]
 # above all when pytest-xdist runs a worker on each core. Nothing has imported torch or numpy yet,
 # and the processes that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="module")
+def iris():
+    from sklearn.datasets import load_iris
+    from sklearn.preprocessing import StandardScaler
+
+    X, y = load_iris(return_X_y=True)
+    return StandardScaler().fit_transform(X), y

@@ -15,7 +15,7 @@ from sklearn import config_context
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
-from sklearn.datasets import load_breast_cancer, load_iris
+from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import AdaBoostClassifier
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.feature_extraction.text import CountVectorizer
@@ -36,12 +36,6 @@ from sklearn_margdrop.training.batches import Batches, Features, Rows
 pytestmark = pytest.mark.filterwarnings("ignore:Training stopped at max_iter")
 
 QUICK = {"hidden_layer_sizes": (16,), "max_iter": 30, "learning_rate_init": 0.02}
-
-
-@pytest.fixture(scope="module")
-def iris():
-    X, y = load_iris(return_X_y=True)
-    return StandardScaler().fit_transform(X), y
 
 
 def classifier(**options):

@@ -19,9 +19,7 @@ import test_penalties
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from oracles import make_noise, randn
-from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from sklearn_margdrop import (
@@ -59,12 +57,6 @@ def extensions():
 @pytest.fixture
 def proportion(extensions):
     return extensions.Proportion()
-
-
-@pytest.fixture(scope="module")
-def iris():
-    X, y = load_iris(return_X_y=True)
-    return StandardScaler().fit_transform(X), y
 
 
 @pytest.fixture(scope="module")

@@ -160,10 +160,11 @@ def test_import_is_quiet_and_leaves_torch_alone():
 #: Modules whose tests are not in a namesake.
 TESTED_ELSEWHERE = {
     "weighting": "in test_objective.py, with the losses that the weights belong to",
+    "estimators.classifier": "parameters and docstrings, in test_estimators.py",
+    "estimators.regressor": "the same",
+    "estimators.glm_classifier": "the same",
+    "estimators.glm_regressor": "the same",
 }
-
-#: Rooms whose modules all have a namesake.
-WITH_NAMESAKES = {"", "export", "inspection", "numerics"}
 
 
 @pytest.mark.parametrize(
@@ -172,8 +173,7 @@ WITH_NAMESAKES = {"", "export", "inspection", "numerics"}
 def test_every_module_has_a_namesake_among_the_tests(path):
     room = name_of(path).rpartition(".")[0]
     test = Path(__file__).parent / room / f"test_{path.stem}.py"
-    if room in WITH_NAMESAKES:
-        assert test.exists() != (name_of(path) in TESTED_ELSEWHERE)
+    assert test.exists() != (name_of(path) in TESTED_ELSEWHERE)
 
 
 def test_names_of_test_files_are_unique():

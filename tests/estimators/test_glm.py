@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from linear import counts, families, glm, targets
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
 from sklearn.metrics import d2_tweedie_score
 from sklearn.model_selection import GridSearchCV
@@ -33,58 +34,12 @@ ONLINE = ["sgd", "adagrad", "fisher"]
 ignore_max_iter = pytest.mark.filterwarnings("ignore:Training stopped at max_iter")
 
 
-@pytest.fixture(scope="module")
-def text():
-    """Bag-of-words like rows of two classes, labelled and not."""
-    rng = np.random.RandomState(0)
-    n, y = 600, rng.randint(2, size=600)
-    # Each row holds a few of many features that are rare and tell the class, among noise.
-    rare = np.zeros((n, 160))
-    for row in range(n):
-        group = rng.randint(20)
-        kept = 8 * group + 4 * y[row] + np.flatnonzero(rng.uniform(size=4) < 0.7)
-        rare[row, kept] = 1
-    common = (rng.uniform(size=(n, 40)) < 0.3).astype(float)
-    X = sp.csr_array(np.column_stack([rare, common]))
-    y ^= rng.uniform(size=n) < 0.05
-    return X[:200], y[:200], X[200:400], X[400:], y[400:]
-
-
-def counts(n=300, d=6, columns=1, seed=0):
-    rng = np.random.RandomState(seed)
-    X = rng.binomial(1, 0.3, size=(n, d)) * rng.uniform(0.5, 1.5, size=(n, d))
-    eta = 0.3 + X @ rng.uniform(-1, 1, size=(d, columns))
-    return X, rng.poisson(np.exp(eta)).squeeze()
-
-
 def rows_of(model, X, y):
     """The rows as the fitted `model` trains on them."""
     call = Call(known=model._target)
     call.device, call.random_state = torch.device("cpu"), np.random.RandomState(0)
     rows, _ = model._rows(call, X, y, None, None)
     return rows
-
-
-def targets(family):
-    """Rows and a target of the family that a linear model explains."""
-    if family == "poisson":
-        return counts()
-    if family == "normal":
-        X, y = load_diabetes(return_X_y=True)
-        return StandardScaler().fit_transform(X), (y - y.mean()) / y.std()
-    X, y = load_wine(return_X_y=True)
-    keep = y < (2 if family == "bernoulli" else 3)
-    return StandardScaler().fit_transform(X[keep]), y[keep]
-
-
-def glm(family, **options):
-    if family in ("normal", "poisson"):
-        return MarginalizedDropoutGLMRegressor(family=family, **options)
-    return MarginalizedDropoutGLMClassifier(**options)
-
-
-FAMILY_NAMES = ["bernoulli", "categorical", "normal", "poisson"]
-families = pytest.mark.parametrize("family", FAMILY_NAMES)
 
 
 @pytest.mark.parametrize("load", [load_breast_cancer, load_wine])
@@ -576,36 +531,6 @@ def test_warm_start_goes_on_from_the_coefficients(text):
         model.fit(X[:, :50], y)
 
 
-@pytest.mark.parametrize("solver", ["lbfgs", "adagrad"])
-@families
-def test_sparsify(family, solver):
-    X, y = targets(family)
-    X = np.column_stack([X, np.zeros((len(X), 5))])
-    model = glm(family, solver=solver, warm_start=True, random_state=0, tol=1e-2).fit(X, y)
-    assert_array_equal(np.atleast_2d(model.coef_)[:, -5:], 0)
-    expected, shape = model.predict(X), model.coef_.shape
-    size = len(pickle.dumps(model))
-    assert model.sparsify() is model
-    assert sp.issparse(model.coef_)
-    assert len(pickle.dumps(model)) < size
-    assert_allclose(model.predict(X), expected)
-    assert_allclose(model.predict(sp.csr_array(X)), expected)
-    model.score(X, y)
-    model.fit(X, y)
-    assert not sp.issparse(model.coef_)
-    assert model.sparsify().densify().coef_.shape == shape
-    assert_allclose(clone(model).fit(X, y).densify().predict(X), expected)
-
-
-def test_hashed_features(text):
-    texts = ["good film", "fine fun film", "bad film", "dull and bad"] * 3
-    model = make_pipeline(HashingVectorizer(), MarginalizedDropoutGLMClassifier(max_iter=20))
-    model.fit(texts, [1, 1, 0, 0] * 3)
-    assert model[-1].coef_.shape == (1, 2**20)
-    assert model[-1].sparsify().coef_.nnz < 10
-    assert model.score(texts, [1, 1, 0, 0] * 3) == 1
-
-
 @pytest.mark.parametrize("solver", ["lbfgs", *ONLINE])
 def test_pickles_predict_and_go_on(text, solver):
     X, y, *_ = text
@@ -690,38 +615,6 @@ def test_rows_and_columns_of_zeros(cls, container):
     nothing = cls().fit(container(np.zeros((4, 3))), [0, 1, 1, 1])
     assert_array_equal(nothing.coef_.ravel(), 0)
     assert_allclose(np.exp(nothing.intercept_) / (1 + np.exp(nothing.intercept_)), 0.75, 0.1)
-
-
-def test_bad_input_is_refused_before_any_work():
-    X, y = counts(50)
-    poisson = MarginalizedDropoutGLMRegressor(family="poisson")
-    with pytest.raises(ValueError, match=r"y has negative values.*poisson"):
-        poisson.fit(X, y - 5)
-    with pytest.raises(ValueError, match="X_unlabeled is not like X"):
-        poisson.fit(X, y, X_unlabeled=X[:, :2])
-    with pytest.raises(ValueError, match="NaN"):
-        poisson.fit(sp.csr_array(np.where(X > 1.4, np.nan, X)), y)
-    with pytest.raises(ValueError, match="family must be one of"):
-        MarginalizedDropoutGLMRegressor(family="bernoulli").fit(X, y)
-    with pytest.raises(ValueError, match="noise must be one of"):
-        MarginalizedDropoutGLMRegressor(noise="salt").fit(X, y)
-    for options in (
-        {"retain_rate": 0.0},
-        {"retain_rate": "auto"},
-        {"retain_rate": [0.5]},
-        {"noise_std": -1.0},
-        {"method": "diagonal"},
-        {"alpha": -1.0},
-        {"solver": "newton"},
-        {"n_restarts": -1},
-        {"learning_rate_init": 0.0},
-        {"batch_size": 0},
-        {"max_iter": 0},
-        {"tol": -1.0},
-        {"fit_intercept": "yes"},
-    ):
-        with pytest.raises(ValueError, match=next(iter(options))):
-            MarginalizedDropoutGLMRegressor(**options).fit(X, y)
 
 
 def test_extreme_counts_and_features_end_well():

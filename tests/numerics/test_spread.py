@@ -26,7 +26,7 @@ def test_variance_over_classes(n_classes, n_rows, scale):
     torch.testing.assert_close(found, expected)
 
 
-def test_the_split_of_a_prediction():
+def test_a_prediction_in_parts():
     eta = randn(7, 4)
     top, others, left = top_and_rest(eta)
     probability = eta.softmax(-1)

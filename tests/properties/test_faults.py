@@ -1,6 +1,5 @@
 """Bad input and bad luck: clear errors before any work, and nothing lost."""
 
-import pickle
 import re
 import warnings
 from unittest import mock
@@ -10,8 +9,7 @@ import pytest
 import torch
 from numpy.random import RandomState
 from numpy.testing import assert_array_equal
-from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.utils._param_validation import make_constraint
@@ -34,207 +32,6 @@ def data():
     rng = np.random.RandomState(0)
     X = rng.normal(size=(60, 4))
     return X, (X[:, 0] > 0).astype(int) + (X[:, 1] > 0)
-
-
-@pytest.fixture
-def no_training(monkeypatch):
-    """Fail if a single step is taken."""
-
-    def step(self, batch, **fit_params):
-        raise AssertionError("training has started")
-
-    monkeypatch.setattr(MarginalizedNet, "train_step", step)
-
-
-BAD_PARAMETERS = [
-    ({"hidden_layer_sizes": (10, 0)}, "hidden_layer_sizes"),
-    ({"hidden_layer_sizes": (10, 2.5)}, "hidden_layer_sizes"),
-    ({"hidden_layer_sizes": 0}, "hidden_layer_sizes"),
-    ({"activation": "gelu"}, "activation.*relu"),
-    ({"noise": "salt"}, "noise.*dropout.*gaussian"),
-    ({"noise_placement": "inputs"}, "noise_placement.*'both'.*'input'"),
-    ({"noise_placement": [0, 2]}, r"noise_placement.*sites are the integers \[0, 1\]"),
-    ({"noise_placement": [-1]}, "noise_placement.*does not exist"),
-    ({"noise_placement": [1, 1]}, "noise_placement.*twice"),
-    ({"noise_placement": [True]}, "noise_placement"),
-    ({"noise_placement": "hidden", "hidden_layer_sizes": ()}, "noise_placement.*hidden layer"),
-    ({"retain_rate": 0}, r"retain_rate.*\(0"),
-    ({"retain_rate": 1.5}, "retain_rate"),
-    ({"retain_rate": [0.5, 0.0]}, "retain_rate"),
-    ({"retain_rate": [0.5, np.nan]}, "retain_rate"),
-    ({"retain_rate": [0.5]}, "retain_rate has 1 values for 2 noisy sites"),
-    ({"retain_rate": [0.5, "high"]}, "retain_rate"),
-    ({"retain_rate": [True, 0.5]}, "retain_rate"),
-    ({"noise": None}, "noise.*dropout"),
-    ({"noise": "gaussian", "noise_std": 1e20}, "noise_std"),
-    ({"noise_placement": ["input"]}, "noise_placement.*integers"),
-    ({"hidden_layer_sizes": "100"}, "hidden_layer_sizes"),
-    ({"noise_std": -1}, "noise_std"),
-    ({"noise": "gaussian", "noise_std": [0.1, -0.1]}, "noise_std"),
-    ({"noise": "gaussian", "noise_std": np.inf}, "noise_std"),
-    ({"method": "exact"}, "method.*diagonal"),
-    ({"n_probes": 0}, "n_probes"),
-    ({"alpha": -1}, "alpha"),
-    ({"unlabeled_discount": -1}, "unlabeled_discount"),
-    ({"solver": "lbfgs"}, "solver.*adam.*GLM"),
-    ({"batch_size": 0}, "batch_size"),
-    ({"learning_rate_init": 0}, "learning_rate_init"),
-    ({"learning_rate_decay": -1}, "learning_rate_decay"),
-    ({"momentum": 1.1}, "momentum"),
-    ({"max_iter": 0}, "max_iter"),
-    ({"tol": -1}, "tol"),
-    ({"n_iter_no_change": 0}, "n_iter_no_change"),
-    ({"validation_fraction": 1.0}, "validation_fraction"),
-    ({"validation_fraction": 0, "early_stopping": True}, "validation_fraction"),
-    ({"device": "abacus"}, "device"),
-    ({"device": "cuda:77"}, "device.*'auto' or 'cpu'"),
-    ({"random_state": "x"}, "random_state"),
-    ({"early_stopping": True, "validation_fraction": 0.001}, "early_stopping.*validation"),
-]
-
-
-@pytest.mark.parametrize(("parameters", "message"), BAD_PARAMETERS, ids=str)
-@pytest.mark.parametrize("cls", ESTIMATORS)
-def test_bad_parameters(data, no_training, cls, parameters, message):
-    with pytest.raises(ValueError, match=f"(?s){message}"):
-        cls(**parameters).fit(*data)
-
-
-@pytest.mark.parametrize("cls", ESTIMATORS)
-def test_bad_parameters_of_a_subclass(data, no_training, cls):
-    special = {"class_weight": "even"} if cls is ESTIMATORS[0] else {"family": "gamma"}
-    with pytest.raises(ValueError, match=next(iter(special))):
-        cls(**special).fit(*data)
-
-
-@pytest.mark.parametrize("cls", ESTIMATORS)
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda X, y: {"X": np.where(X > 1, np.nan, X)}, "NaN"),
-        (lambda X, y: {"X": np.where(X > 1, np.inf, X)}, "infinity"),
-        (lambda X, y: {"X": X[:0], "y": y[:0]}, "0 sample"),
-        (lambda X, y: {"X": X[:, :0]}, "0 feature"),
-        (lambda X, y: {"y": y[:-1]}, "inconsistent"),
-        (lambda X, y: {"y": np.where(y > 1, np.nan, y)}, "NaN"),
-        (lambda X, y: {"X": [*X.tolist()[1:], [1, 2]]}, "inhomogeneous"),
-        (lambda X, y: {"X": X + 1j}, "Complex"),
-        (lambda X, y: {"sample_weight": -np.ones(60)}, "[Nn]egative"),
-        (lambda X, y: {"sample_weight": np.zeros(60)}, "zero"),
-        (lambda X, y: {"sample_weight": np.ones(59)}, "sample_weight"),
-        (lambda X, y: {"sample_weight": np.full(60, np.nan)}, "sample_weight"),
-        (lambda X, y: {"sample_weight": np.full(60, 1e308)}, "sample_weight is too large"),
-        (lambda X, y: {"X_unlabeled": X[:, :2]}, r"X_unlabeled.*2 features"),
-        (lambda X, y: {"X_unlabeled": X[:0]}, r"X_unlabeled.*0 sample"),
-        (lambda X, y: {"X_unlabeled": np.full((2, 4), np.nan)}, r"X_unlabeled.*NaN"),
-    ],
-)
-def test_bad_data(data, no_training, cls, change, message):
-    X, y = data
-    with pytest.raises(ValueError, match=message):
-        cls().fit(**({"X": X, "y": y} | change(X, y)))
-
-
-def test_bad_targets(data, no_training):
-    X, y = data
-    with pytest.raises(ValueError, match="only one class"):
-        MarginalizedDropoutClassifier().fit(X, np.zeros(60))
-    with pytest.raises(ValueError, match="MultiOutputClassifier"):
-        MarginalizedDropoutGLMClassifier().fit(X, np.column_stack([y > 0, y > 1]))
-    with pytest.raises(ValueError, match="MultiOutputClassifier"):
-        MarginalizedDropoutClassifier().fit(X, np.column_stack([y, y]))
-    with pytest.raises(ValueError, match="continuous"):
-        MarginalizedDropoutClassifier().fit(X, X[:, 0])
-    with pytest.raises(ValueError, match=r"negative.*poisson"):
-        MarginalizedDropoutRegressor(family="poisson").fit(X, -y)
-
-
-@ignore_max_iter
-@pytest.mark.parametrize("cls", ESTIMATORS)
-def test_prediction_checks_its_input(data, cls):
-    with pytest.raises(NotFittedError):
-        cls().predict(data[0])
-    model = cls((3,), max_iter=1).fit(*data)
-    with pytest.raises(ValueError, match="2 features"):
-        model.predict(data[0][:, :2])
-
-
-def test_partial_fit_errors(data, no_training):
-    X, y = data
-    with pytest.raises(ValueError, match="classes must be passed"):
-        MarginalizedDropoutClassifier().partial_fit(X, y)
-    with pytest.raises(ValueError, match=r"labels array\(\[2\]\)"):
-        MarginalizedDropoutClassifier().partial_fit(X, y, classes=[0, 1])
-    with pytest.raises(ValueError, match="early_stopping"):
-        MarginalizedDropoutClassifier(early_stopping=True).partial_fit(X, y, classes=[0, 1, 2])
-    with pytest.raises(ValueError, match="class_weight='balanced'"):
-        MarginalizedDropoutClassifier(class_weight="balanced").partial_fit(X, y, classes=[0, 1, 2])
-    with pytest.raises(ValueError, match="class_weight"):
-        MarginalizedDropoutClassifier(class_weight={7: 1}).fit(X, y)
-
-
-@pytest.mark.parametrize(
-    "weights", [{0: -1, 1: 1, 2: 1}, {0: np.nan}, {0: "a"}, {0: 0, 1: 0, 2: 0}]
-)
-def test_bad_class_weight(data, no_training, weights):
-    with pytest.raises(ValueError, match="class_weight"):
-        MarginalizedDropoutClassifier(class_weight=weights).fit(*data)
-
-
-@ignore_max_iter
-def test_balanced_classes_ignore_rows_without_weight(data):
-    X, y = data
-    model = MarginalizedDropoutClassifier((5,), class_weight="balanced", max_iter=3)
-    assert np.isfinite(model.fit(X, y, sample_weight=(y != 2)).loss_curve_).all()
-
-
-def test_labels_unseen_in_the_first_call(data):
-    X, y = data
-    model = MarginalizedDropoutClassifier((3,)).partial_fit(X, y, classes=[0, 1, 2])
-    with pytest.raises(ValueError, match=r"labels array\(\[5\]\).*partial_fit"):
-        model.partial_fit(X, np.where(y == 0, 5, y))
-    with pytest.raises(ValueError, match="classes"):
-        model.partial_fit(X, y, classes=[0, 1, 2, 3])
-    regressor = MarginalizedDropoutRegressor((3,)).partial_fit(X, y)
-    with pytest.raises(ValueError, match="2 columns"):
-        regressor.partial_fit(X, np.column_stack([y, y]))
-
-
-CLASSIFIERS = [
-    MarginalizedDropoutClassifier((3,), max_iter=1),
-    MarginalizedDropoutGLMClassifier(solver="sgd", max_iter=1),
-]
-classifiers = pytest.mark.parametrize("model", CLASSIFIERS, ids=lambda m: type(m).__name__)
-
-
-@classifiers
-@pytest.mark.parametrize(
-    "classes",
-    [{0, 1, 2}, {0: 1, 1: 1, 2: 1}, "012", 3, iter([0, 1, 2]), [], [[0, 1], [2, 3]], [0, [1, 2]]],
-    ids=lambda classes: re.sub(" object at .*", "", repr(classes)),  # the same in all workers
-)
-def test_classes_are_a_list_of_labels(data, no_training, model, classes):
-    for _ in range(2):
-        with pytest.raises(ValueError, match=r"^classes must"):
-            clone(model).partial_fit(*data, classes=classes)
-
-
-@ignore_max_iter
-@classifiers
-def test_a_warm_start_has_the_classes_of_the_previous_call(data, model):
-    X, y = data
-    model = clone(model).set_params(warm_start=True).fit(X, y)
-    before = pickle.dumps(model)
-    for other in (np.where(y == 2, 1, y), np.where(y == 0, 5, y), y == 1):
-        with pytest.raises(ValueError, match=r"warm_start=False"):
-            model.fit(X, other)
-        assert pickle.dumps(model) == before
-    with pytest.raises(ValueError, match=r"^warm_start can only .* same classes"):
-        model.fit(X[y < 2], y[y < 2])
-    model.fit(X, y)
-    model.partial_fit(X[y < 2], y[y < 2])  # a chunk need not have all of them
-    model.set_params(warm_start=False).fit(X[y < 2], y[y < 2])
-    assert_array_equal(model.classes_, [0, 1])
 
 
 @ignore_max_iter
@@ -346,30 +143,6 @@ def test_divergence_in_the_first_epoch_is_an_error(data):
         Early((5,), random_state=0).fit(*data)
 
 
-def test_a_failed_refit_leaves_the_fitted_model(data):
-    X, _ = data
-    model = MarginalizedDropoutRegressor((5,), max_iter=3, n_iter_no_change=1, tol=10.0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model.fit(X, X[:, 0])
-    before = model.predict(X)
-    with pytest.raises(ValueError, match="non-finite"):
-        model.set_params(**EXPLOSIVE).fit(X, X[:, 0])
-    assert_array_equal(model.predict(X), before)
-
-
-@ignore_max_iter
-def test_a_failed_refit_on_other_data_leaves_the_fitted_model(data):
-    X, y = data
-    model = MarginalizedDropoutClassifier((5,), max_iter=2, random_state=0).fit(X, y)
-    before = model.predict_proba(X)
-    model.set_params(early_stopping=True, validation_fraction=0.001)
-    with pytest.raises(ValueError, match="early_stopping"):
-        model.fit(X[:, :2], y > 0)
-    assert_array_equal(model.classes_, [0, 1, 2])
-    assert_array_equal(model.predict_proba(X), before)
-
-
 @ignore_max_iter
 def test_out_of_memory_in_partial_fit_leaves_the_fitted_model(data, monkeypatch):
     model = MarginalizedDropoutRegressor((5,), random_state=0).partial_fit(*data)
@@ -449,41 +222,6 @@ def test_interrupt_leaves_a_usable_model(data, epoch, early_stopping):
     assert model.partial_fit(*data).n_iter_ == epoch
 
 
-@ignore_max_iter
-@pytest.mark.parametrize("cls", ESTIMATORS)
-@pytest.mark.parametrize("options", [{}, {"method": "sampling"}, {"early_stopping": True}])
-def test_same_seed_same_bits_and_nothing_global_changes(data, cls, options):
-    torch.manual_seed(3)
-    np.random.seed(3)  # noqa: NPY002
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    settings = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
-    model = cls((6,), max_iter=4, batch_size=16, random_state=5, **options)
-    first, second = clone(model).fit(*data), clone(model).fit(*data)
-    assert_array_equal(first.coefs_[0], second.coefs_[0])
-    assert first.loss_curve_ == second.loss_curve_
-    other = clone(model).set_params(random_state=6).fit(*data)
-    assert not np.array_equal(other.coefs_[0], first.coefs_[0])
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
-    assert settings == (
-        torch.get_num_threads(),
-        torch.get_default_dtype(),
-        torch.is_grad_enabled(),
-    )
-
-
-@ignore_max_iter
-def test_no_seed_is_a_new_seed_and_leaves_numpys_state(data):
-    before = np.random.get_state()[1:3]  # noqa: NPY002
-    first, second = (
-        MarginalizedDropoutClassifier((5,), max_iter=1).fit(*data).coefs_[0] for _ in range(2)
-    )
-    after = np.random.get_state()[1:3]  # noqa: NPY002
-    assert not np.array_equal(first, second)
-    assert_array_equal(before[0], after[0])
-    assert before[1] == after[1]
-
-
 def test_a_fit_worse_than_a_constant_says_so(data):
     X, y = data
     model = MarginalizedDropoutClassifier(solver="sgd", learning_rate_init=1e-12, random_state=0)
@@ -553,19 +291,6 @@ def test_what_cannot_be_learned_is_no_fault(seed):
             model.fit(X, rng.poisson(3, size=100))
 
 
-@ignore_max_iter
-def test_fit_changes_neither_parameters_nor_data(data):
-    X, y = data
-    model = MarginalizedDropoutClassifier(
-        hidden_layer_sizes=[4, 3], retain_rate=[0.9, 0.8, 0.7], max_iter=2
-    )
-    parameters, copies = model.get_params(), (X.copy(), y.copy())
-    model.fit(X, y, X_unlabeled=X)
-    assert model.get_params() == parameters
-    assert_array_equal(X, copies[0])
-    assert_array_equal(y, copies[1])
-
-
 def test_max_iter_warning_says_what_to_change(data):
     with pytest.warns(ConvergenceWarning, match=re.escape("max_iter=2")):
         MarginalizedDropoutClassifier((3,), max_iter=2).fit(*data)
@@ -603,3 +328,27 @@ def test_an_error_after_the_training_leaves_what_was(data, monkeypatch, solver):
                     call(X, y, **given)
             assert (vars(model), list(getattr(model, "loss_curve_", []))) == before
             call(X, y, **given)
+
+
+def test_a_failed_refit_leaves_the_fitted_model(data):
+    X, _ = data
+    model = MarginalizedDropoutRegressor((5,), max_iter=3, n_iter_no_change=1, tol=10.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(X, X[:, 0])
+    before = model.predict(X)
+    with pytest.raises(ValueError, match="non-finite"):
+        model.set_params(**EXPLOSIVE).fit(X, X[:, 0])
+    assert_array_equal(model.predict(X), before)
+
+
+@ignore_max_iter
+def test_a_failed_refit_on_other_data_leaves_the_fitted_model(data):
+    X, y = data
+    model = MarginalizedDropoutClassifier((5,), max_iter=2, random_state=0).fit(X, y)
+    before = model.predict_proba(X)
+    model.set_params(early_stopping=True, validation_fraction=0.001)
+    with pytest.raises(ValueError, match="early_stopping"):
+        model.fit(X[:, :2], y > 0)
+    assert_array_equal(model.classes_, [0, 1, 2])
+    assert_array_equal(model.predict_proba(X), before)

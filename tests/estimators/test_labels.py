@@ -1,6 +1,7 @@
 """Several labels per row: an indicator matrix in, independent probabilities out."""
 
 import pickle
+import re
 from functools import cache
 
 import numpy as np
@@ -349,3 +350,67 @@ def test_regressors_go_without(kind):
     else:
         with pytest.raises((TypeError, ValueError)):
             model.fit(X, y)
+
+
+@pytest.mark.parametrize(
+    "weights", [{0: -1, 1: 1, 2: 1}, {0: np.nan}, {0: "a"}, {0: 0, 1: 0, 2: 0}]
+)
+def test_bad_class_weight(data, no_training, weights):
+    with pytest.raises(ValueError, match="class_weight"):
+        MarginalizedDropoutClassifier(class_weight=weights).fit(*data)
+
+
+def test_balanced_classes_ignore_rows_without_weight(data):
+    X, y = data
+    model = MarginalizedDropoutClassifier((5,), class_weight="balanced", max_iter=3)
+    assert np.isfinite(model.fit(X, y, sample_weight=(y != 2)).loss_curve_).all()
+
+
+def test_labels_unseen_in_the_first_call(data):
+    X, y = data
+    model = MarginalizedDropoutClassifier((3,)).partial_fit(X, y, classes=[0, 1, 2])
+    with pytest.raises(ValueError, match=r"labels array\(\[5\]\).*partial_fit"):
+        model.partial_fit(X, np.where(y == 0, 5, y))
+    with pytest.raises(ValueError, match="classes"):
+        model.partial_fit(X, y, classes=[0, 1, 2, 3])
+    regressor = MarginalizedDropoutRegressor((3,)).partial_fit(X, y)
+    with pytest.raises(ValueError, match="2 columns"):
+        regressor.partial_fit(X, np.column_stack([y, y]))
+
+
+CLASSIFIERS = [
+    MarginalizedDropoutClassifier((3,), max_iter=1),
+    MarginalizedDropoutGLMClassifier(solver="sgd", max_iter=1),
+]
+
+
+classifiers = pytest.mark.parametrize("model", CLASSIFIERS, ids=lambda m: type(m).__name__)
+
+
+@classifiers
+@pytest.mark.parametrize(
+    "classes",
+    [{0, 1, 2}, {0: 1, 1: 1, 2: 1}, "012", 3, iter([0, 1, 2]), [], [[0, 1], [2, 3]], [0, [1, 2]]],
+    ids=lambda classes: re.sub(" object at .*", "", repr(classes)),  # the same in all workers
+)
+def test_classes_are_a_list_of_labels(data, no_training, model, classes):
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"^classes must"):
+            clone(model).partial_fit(*data, classes=classes)
+
+
+@classifiers
+def test_a_warm_start_has_the_classes_of_the_previous_call(data, model):
+    X, y = data
+    model = clone(model).set_params(warm_start=True).fit(X, y)
+    before = pickle.dumps(model)
+    for other in (np.where(y == 2, 1, y), np.where(y == 0, 5, y), y == 1):
+        with pytest.raises(ValueError, match=r"warm_start=False"):
+            model.fit(X, other)
+        assert pickle.dumps(model) == before
+    with pytest.raises(ValueError, match=r"^warm_start can only .* same classes"):
+        model.fit(X[y < 2], y[y < 2])
+    model.fit(X, y)
+    model.partial_fit(X[y < 2], y[y < 2])  # a chunk need not have all of them
+    model.set_params(warm_start=False).fit(X[y < 2], y[y < 2])
+    assert_array_equal(model.classes_, [0, 1])
