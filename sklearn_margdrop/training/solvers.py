@@ -31,7 +31,7 @@ class Solver:
     options : tuple of str, default=()
         Parameters of the estimator that are passed on to the optimiser.
     fused : bool, default=False
-        Whether the optimiser has torch's parameter `fused`. (Networks alone set it.)
+        Whether the optimiser has torch's parameter `fused`, which networks alone set.
 
     Examples
     --------

@@ -46,6 +46,7 @@ def test_hashed_features(text):
     assert model.score(texts, [1, 1, 0, 0] * 3) == 1
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_coefficients_are_not_those_of_the_net(iris):
     model = MarginalizedDropoutGLMClassifier(solver="sgd", max_iter=5, random_state=0).fit(*iris)
     coef, intercept = model.coef_.copy(), model.intercept_.copy()
