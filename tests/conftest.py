@@ -22,3 +22,14 @@ def iris():
 
     X, y = load_iris(return_X_y=True)
     return StandardScaler().fit_transform(X), y
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Fail if a single step is taken."""
+    from sklearn_margdrop.training.net import MarginalizedNet
+
+    def step(self, batch, **fit_params):
+        raise AssertionError("training has started")
+
+    monkeypatch.setattr(MarginalizedNet, "train_step", step)

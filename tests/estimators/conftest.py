@@ -6,8 +6,6 @@ import scipy.sparse as sp
 from sklearn.datasets import load_digits, make_classification
 from sklearn.model_selection import train_test_split
 
-from sklearn_margdrop.training.net import MarginalizedNet
-
 
 @pytest.fixture(scope="module")
 def text():
@@ -45,13 +43,3 @@ def data():
     rng = np.random.RandomState(0)
     X = rng.normal(size=(60, 4))
     return X, (X[:, 0] > 0).astype(int) + (X[:, 1] > 0)
-
-
-@pytest.fixture
-def no_training(monkeypatch):
-    """Fail if a single step is taken."""
-
-    def step(self, batch, **fit_params):
-        raise AssertionError("training has started")
-
-    monkeypatch.setattr(MarginalizedNet, "train_step", step)

@@ -323,7 +323,8 @@ def test_an_error_after_the_training_leaves_what_was(data, monkeypatch, solver):
             given = {} if solver == "lbfgs" else {"classes": np.unique(y)}
             before = vars(model).copy(), list(getattr(model, "loss_curve_", []))
             with monkeypatch.context() as patch:
-                patch.setattr(type(model), "_information", mock.Mock(side_effect=MemoryError))
+                fails = mock.Mock(side_effect=MemoryError)
+                patch.setattr("sklearn_margdrop.estimators.glm.information", fails)
                 with pytest.raises(MemoryError):
                     call(X, y, **given)
             assert (vars(model), list(getattr(model, "loss_curve_", []))) == before
