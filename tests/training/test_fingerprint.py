@@ -1,11 +1,13 @@
 """Descriptions and digests tell apart what differs, and nothing else."""
 
 import collections
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from sklearn.linear_model import SGDClassifier
+from skorch.callbacks import LRScheduler
 
 from sklearn_margdrop.training.fingerprint import describe, digest
 
