@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,6 +43,7 @@ from sklearn_margdrop.estimators.validation import (
     check_weights,
     features_of,
     fresh_random_state,
+    subset,
     typed,
     unlike_labelled,
     validated,
@@ -50,16 +52,13 @@ from sklearn_margdrop.export.graph import Layers, write_onnx
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.numerics.ambient import neutral
 from sklearn_margdrop.numerics.csr import MatrixLike
-from sklearn_margdrop.numerics.devices import check_device, to_tensor
+from sklearn_margdrop.numerics.devices import check_device
 from sklearn_margdrop.training.batches import Features, Host, Rows
 from sklearn_margdrop.training.callbacks import FitTasks
 from sklearn_margdrop.training.checkpoints import Checkpoints
 from sklearn_margdrop.training.engine import Engine
 from sklearn_margdrop.training.fingerprint import describe, digest
 from sklearn_margdrop.weighting import unlabeled_share
-
-#: Above, the weighted gradients of a stream could overflow in float32.
-MOST_FLOAT32_WEIGHT = 1e16
 
 #: Parameters that may change before a fit goes on from its checkpoint.
 _MAY_CHANGE = {"accelerator", "checkpoint", "max_iter", "random_state", "verbose", "warm_start"}
@@ -138,8 +137,15 @@ class BaseMarginalizedEstimator(
     net_: TargetNet
     max_iter: int
     checkpoint: str | PathLike[str] | None
-    accelerator: Any = None  # a parameter of the networks alone
-    class_weight: Any = None  # a parameter of the classifiers alone
+    # Parameters of some estimators alone:
+    accelerator: Any = None
+    class_weight: Any = None
+    fit_intercept: bool = True
+    n_restarts: int = 0
+    pretrainer: Any = None
+    method: str
+    alpha: float
+    verbose: bool | int
 
     _target: Target
     _net: type[TargetNet]
@@ -262,7 +268,9 @@ class BaseMarginalizedEstimator(
     def _fit_anew(self, call: Call, *data: Any) -> Outcome:
         """Train a new net, which takes over from the last one if the call goes on from it."""
         if not call.incremental:
-            call.task = self._init_callback_context(max_subtasks=self._n_tasks())
+            call.task = self._init_callback_context(
+                max_subtasks=self.max_iter * (1 + self.n_restarts)
+            )
         given = self.random_state
         call.device = check_device(check_accelerator(self.accelerator, self.device))
         call.random_state = fresh_random_state(shared_seed(self.accelerator, given))
@@ -309,10 +317,6 @@ class BaseMarginalizedEstimator(
             return error
         return None
 
-    def _n_tasks(self) -> int:
-        """The most epochs or iterations of a fit."""
-        return self.max_iter
-
     def _rows(
         self, call: Call, X: Any, y: Any, sample_weight: Any, X_unlabeled: Any
     ) -> tuple[Rows, Rows | None]:
@@ -326,13 +330,13 @@ class BaseMarginalizedEstimator(
         own = weight[parts[0]]
         if call.target.family.standardised:
             call.target = call.target.with_units_of(
-                y[parts[0]], own, self._has_location(), call.known, call.incremental
+                y[parts[0]], own, bool(self.fit_intercept), call.known, call.incremental
             )
             y = call.target.standardise(y, call.dtype, weight)
         features = self._features(X, call)
-        train, *valid = (_subset(features, y, weight, part, call.incremental) for part in parts)
-        pretrains = getattr(self, "pretrainer", None) is not None
-        if X_unlabeled is not None and (self.unlabeled_discount > 0 or pretrains):
+        train, *valid = (subset(features, y, weight, part, call.incremental) for part in parts)
+        used = self.unlabeled_discount > 0 or self.pretrainer is not None
+        if X_unlabeled is not None and used:
             train.unlabeled = self._features(X_unlabeled, call)
             train.unlabeled_share = unlabeled_share(
                 self.unlabeled_discount, X_unlabeled.shape[0], own.sum()
@@ -386,6 +390,30 @@ class BaseMarginalizedEstimator(
                 X, X_unlabeled = (sparse.csr_array(each, dtype=dtype) for each in (X, X_unlabeled))
         return X, y, weight, X_unlabeled
 
+    def _new_net(
+        self, rows: Rows, call: Call, hidden: Sequence[int], seed: int, **parameters: Any
+    ) -> TargetNet:
+        """An untrained net: what both kinds of model set, and `parameters`."""
+        target, dtype = call.target, rows.features.dtype
+        options = {f"optimizer__{name}": getattr(self, name) for name in self._solver.options}
+        net = self._net(
+            target=target,
+            module__layer_sizes=(rows.features.shape[1], *hidden, target.n_outputs),
+            module__dtype=torch.float32 if dtype == np.float32 else torch.float64,
+            criterion__family=target.family,
+            criterion__method=self.method,
+            criterion__alpha=float(self.alpha),
+            optimizer=self._solver.optimizer,
+            predict_nonlinearity=target.family.mean,
+            device=str(rows.features.device),
+            seed=seed,
+            verbose=int(self.verbose) if is_main_process(self.accelerator) else 0,
+            **options,
+            **parameters,
+        )
+        net.initialize()
+        return net
+
     def _split(self, index: np.ndarray, y: np.ndarray, call: Call) -> list[np.ndarray]:
         """The indices of the training rows, and of the validation rows if there are any."""
         return [index]
@@ -403,10 +431,6 @@ class BaseMarginalizedEstimator(
             raise TypeError(_PREDICTS_NO_DASK)
         kinds = ["csr", "csc"] if self._keeps_sparse else "csr"
         return validated(self, X, self._dtype(), kinds=kinds, reset=False)
-
-    def _has_location(self) -> bool:
-        """Whether an intercept makes up for the mean of the target."""
-        return bool(getattr(self, "fit_intercept", True))
 
     def to_onnx(self, path: str | PathLike[str]) -> None:
         """Write the fitted model to an ONNX file.
@@ -452,39 +476,12 @@ class BaseMarginalizedEstimator(
         return tags
 
 
-def _subset(
-    features: Features, y: np.ndarray, weight: np.ndarray, index: np.ndarray, incremental: bool
-) -> Rows:
-    """Some of the rows, with weights whose mean is one, unless they are a chunk of a stream."""
-    weight = weight[index]
-    if not incremental:
-        # Only the ratios of the weights matter; a chunk of a stream cannot know their mean.
-        weight = weight / weight.mean()
-    elif features.dtype == np.float32 and weight.max() > MOST_FLOAT32_WEIGHT:
-        raise ValueError(
-            "sample_weight is too large for float32 data. Divide it by its typical size, the "
-            "same in every call to partial_fit."
-        )
-    unit = np.all(weight == 1)
-    device = features.device
-    everything = len(index) == len(features)
-    return Rows(
-        features,
-        to_tensor(y[index], device),
-        None if unit else to_tensor(weight.astype(features.dtype), device),
-        index=None if everything else torch.from_numpy(index),
-    )
-
-
 def _shown(X: Any, y: Any, sample_weight: Any, valid: Rows | None) -> dict[str, Any]:
     """What scikit-learn's callbacks are given: the validation rows where there are any."""
-    data: dict[str, Any] = {"X": X, "y": y, "metadata": {}}
-    if sample_weight is not None:
-        data["metadata"] = {"sample_weight": sample_weight}
-    if valid is None:
-        return data
-    assert valid.index is not None  # they are a part of the rows
-    index = valid.index.cpu().numpy()
-    chosen = {name: safe_indexing(data[name], index) for name in ("X", "y")}
-    weights = {k: safe_indexing(v, index) for k, v in data["metadata"].items()}
-    return {**chosen, "metadata": weights}
+    weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+    if valid is not None:
+        assert valid.index is not None  # they are a part of the rows
+        index = valid.index.cpu().numpy()
+        X, y = safe_indexing(X, index), safe_indexing(y, index)
+        weights = {name: safe_indexing(weight, index) for name, weight in weights.items()}
+    return {"X": X, "y": y, "metadata": weights}

@@ -18,7 +18,6 @@ from sklearn_margdrop.estimators.coefficients import Coefficients
 from sklearn_margdrop.estimators.dask_data import partitioned_rows
 from sklearn_margdrop.estimators.nets import TargetNet
 from sklearn_margdrop.estimators.sklearn_private import Interval, StrOptions
-from sklearn_margdrop.estimators.targets import Target
 from sklearn_margdrop.estimators.validation import check_noise, draw_seed
 from sklearn_margdrop.methods import GLM_METHODS
 from sklearn_margdrop.noise import Noise
@@ -46,7 +45,7 @@ def _last_objective(net: TargetNet) -> float:
 
 
 def is_online(estimator: Any) -> bool:
-    """Whether the solver takes the rows as they come, so that there is a `partial_fit`."""
+    """Whether the solver takes batches, so that there is a `partial_fit`."""
     full_batch = [name for name, solver in GLM_SOLVERS.items() if solver.full_batch]
     if estimator.solver in full_batch:
         online = one_of(name for name in GLM_SOLVERS if name not in full_batch)
@@ -61,7 +60,6 @@ class BaseMarginalizedGLM(Coefficients):
     penalty_: float
     fisher_diagonal_: NDArray[Any]
     restart_objectives_: NDArray[np.float64]
-    n_restarts: int
     _n_rows_seen: int
     _auto_rate: tuple[str, float]
 
@@ -188,40 +186,29 @@ class BaseMarginalizedGLM(Coefficients):
         return best
 
     def _build_net(self, rows: Rows, call: Call) -> TargetNet:
-        target, seed = call.target, draw_seed(call.random_state)
-        n_features = rows.features.shape[1]
         online = not self._solver.full_batch
         callbacks = []
         if not call.incremental:
-            unit = target.loss_unit(rows)
+            unit = call.target.loss_unit(rows)
             callbacks.append(
                 Stopping("train_loss", self.tol * unit, _PATIENCE)
                 if online
                 else GradientStopping(self.tol * unit**0.5)
             )
-        net = self._net(
-            target=target,
-            module__layer_sizes=(n_features, target.n_outputs),
+        net = self._new_net(
+            rows,
+            call,
+            (),
+            draw_seed(call.random_state),
             module__noise=self._noise(),
             module__seed=None,
-            module__dtype=torch.float32 if rows.features.dtype == np.float32 else torch.float64,
             module__fit_intercept=self.fit_intercept,
             module__centre_input=online and self._centres(),
-            criterion__family=target.family,
-            criterion__method=self.method,
-            criterion__alpha=float(self.alpha),
             lr=self._learning_rate(rows, call),
             batch_size=int(self.batch_size) if online else -1,
             shuffle=True,
-            predict_nonlinearity=target.family.mean,
             callbacks=callbacks,
-            device=str(rows.features.device),
-            seed=seed,
-            verbose=int(self.verbose),
-            optimizer=self._solver.optimizer,
-            **{f"optimizer__{name}": getattr(self, name) for name in self._solver.options},
         )
-        net.initialize()
         if isinstance(rows, PartitionedRows):
             net.engine_ = Partitions(rows.bundles)
         return net
@@ -231,12 +218,11 @@ class BaseMarginalizedGLM(Coefficients):
         if not self._centres():
             return
         (linear,) = net.module_.linears
-        previous = getattr(self, "net_", None) if continuing else None
-        is_online = not self._solver.full_batch
-        if is_online and previous is not None and previous.module_.centre is not None:
-            return  # which has been taken over
+        full_batch = self._solver.full_batch
+        if not full_batch and continuing and self._known_centre() is not None:
+            return  # it has been taken over
         mean, deviation = rows.moments
-        if not is_online:
+        if full_batch:
             # Nothing is left of constant features but rounding, which would be divided by alpha.
             mean = mean.where(deviation > 0, 0.0)
         linear.register_buffer("centre", mean.to(linear.weight))
@@ -247,15 +233,11 @@ class BaseMarginalizedGLM(Coefficients):
         # What depends on the rows is decided by the first.
         solver, rate = getattr(self, "_auto_rate", (None, 0.0)) if call.continuing else (None, 0.0)
         if solver != self.solver:
-            rate = self._auto_learning_rate(rows, call.target)
+            rate, family = self._solver.learning_rate, call.target.family
+            if self._solver.plain:
+                eta = family.link(call.target.mean(rows, incremental=True))
+                rate /= max(1.0, float(family.curvature(eta).max()))
         self._auto_rate = self.solver, rate
-        return rate
-
-    def _auto_learning_rate(self, rows: Rows, target: Target) -> float:
-        rate = self._solver.learning_rate
-        if self._solver.plain:
-            eta = target.family.link(target.mean(rows, incremental=True))
-            return rate / max(1.0, float(target.family.curvature(eta).max()))
         return rate
 
     def _start(self, net: TargetNet, rows: Rows, incremental: bool, at_random: bool) -> None:
@@ -294,12 +276,6 @@ class BaseMarginalizedGLM(Coefficients):
             if self.fit_intercept:
                 intercept = np.atleast_1d(self.intercept_) * factor + shift
                 linear.bias.copy_(torch.from_numpy(intercept))
-
-    def _n_tasks(self) -> int:
-        return self.max_iter * (1 + self.n_restarts)
-
-    def _last_penalty(self) -> float:
-        return self.penalty_
 
     def _store(self, net: TargetNet, rows: Rows, incremental: bool) -> None:
         diagonal = information(net, rows, self._solver.full_batch)

@@ -41,9 +41,11 @@ def with_network(params: Any, estimator: Any) -> Any:
         note, family = estimator.method, ""
         if hasattr(estimator, "loss_curve_"):
             family = estimator._target.family.name
-            if estimator.loss_curve_ and np.isfinite(estimator._last_penalty()):
+            curve = getattr(estimator, "penalty_curve_", None)  # a linear model has the last alone
+            penalty = curve[-1] if curve else getattr(estimator, "penalty_", np.nan)
+            if estimator.loss_curve_ and np.isfinite(penalty):
                 note += (
-                    f": a penalty of {estimator._last_penalty():.3g} in an objective of "
+                    f": a penalty of {penalty:.3g} in an objective of "
                     f"{estimator.loss_curve_[-1]:.3g} nats per sample"
                 )
     except ValueError:

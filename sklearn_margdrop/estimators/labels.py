@@ -76,9 +76,8 @@ class Labels(Target):
             )
         codes = np.searchsorted(found, y)
         if len(found) == 2:
-            return cls(family=Bernoulli(), n_outputs=1, classes=found), codes.astype(dtype)[
-                :, None
-            ]
+            column = codes.astype(dtype)[:, None]
+            return cls(family=Bernoulli(), n_outputs=1, classes=found), column
         return cls(family=Categorical(), n_outputs=len(found), classes=found), codes
 
     def encode(self, y: Any, dtype: DTypeLike) -> np.ndarray:
@@ -108,18 +107,17 @@ class Labels(Target):
                 "sklearn.utils.class_weight.compute_class_weight."
             )
         codes = y.astype(int).ravel()
-        factors = np.ones(len(self.classes))
+        factors: np.ndarray = np.ones(len(self.classes))
         if isinstance(class_weight, str):
             kept = weight > 0
             present = np.unique(codes[kept])
             factors[present] = compute_class_weight(
                 class_weight, classes=present, y=codes[kept], sample_weight=weight[kept]
             )
-            per_row: np.ndarray = factors[codes]
-            return per_row
-        _check_class_weight(class_weight)
-        factors[:] = compute_class_weight(class_weight, classes=self.classes, y=self.classes)
-        per_row = factors[codes]
+        else:
+            _check_class_weight(class_weight)
+            factors = compute_class_weight(class_weight, classes=self.classes, y=self.classes)
+        per_row: np.ndarray = factors[codes]
         if not per_row @ weight > 0:
             raise ValueError(
                 f"class_weight={class_weight!r} leaves no row with a positive weight."
@@ -192,10 +190,8 @@ class Indicators(Labels):
                     f"y is an indicator matrix of {len(labels)} columns, which does not go with "
                     f"the classes {each!r}: these are the positions of the columns."
                 )
-        is_sparse = known.is_sparse if isinstance(known, Indicators) else sparse.issparse(y)
-        target = cls(
-            family=Bernoulli(), n_outputs=len(labels), classes=labels, is_sparse=is_sparse
-        )
+        kind = known.is_sparse if isinstance(known, Indicators) else sparse.issparse(y)
+        target = cls(family=Bernoulli(), n_outputs=len(labels), classes=labels, is_sparse=kind)
         return target, matrix.astype(dtype)
 
     def check_continued(self, known: Any, y: np.ndarray, incremental: bool) -> None:

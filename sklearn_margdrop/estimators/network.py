@@ -13,7 +13,7 @@ from sklearn.base import clone
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
-from sklearn_margdrop.distributed.data_parallel import engine_of, is_main_process
+from sklearn_margdrop.distributed.data_parallel import engine_of
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator, Call
 from sklearn_margdrop.estimators.html import Outline
 from sklearn_margdrop.estimators.nets import TargetNet
@@ -55,12 +55,6 @@ from sklearn_margdrop.training.solvers import GLM_SOLVERS, NETWORK_SOLVERS, one_
 #: Solvers that networks do not have, and why is told.
 _FULL_BATCH = {name for name, solver in GLM_SOLVERS.items() if solver.full_batch}
 
-_DIVERGED = (
-    "The objective exploded or became non-finite in epoch {epoch}. Lower learning_rate_init "
-    "(now {rate:g}), scale the features (StandardScaler or MinMaxScaler), or weaken the noise "
-    "(raise retain_rate, lower noise_std)."
-)
-
 
 class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     """Base of the network estimators."""
@@ -78,11 +72,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(ACTIVATIONS.keys())],
         "noise_placement": "no_validation",
-        "retain_rate": [
-            Interval(Real, 0, 1, closed="right"),
-            StrOptions({"auto"}),
-            "array-like",
-        ],
+        "retain_rate": [Interval(Real, 0, 1, closed="right"), StrOptions({"auto"}), "array-like"],
         "method": [StrOptions(NETWORK_METHODS.keys())],
         "n_probes": [Interval(Integral, 1, None, closed="left"), None],
         "solver": [StrOptions(NETWORK_SOLVERS.keys()), Hidden(StrOptions(_FULL_BATCH))],
@@ -90,10 +80,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "learning_rate_decay": [Interval(Real, 0, None, closed="left")],
         "momentum": [Interval(Real, 0, 1, closed="both")],
-        "n_iter_no_change": [
-            Interval(Integral, 1, None, closed="left"),
-            Options(Real, {np.inf}),
-        ],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "shuffle": ["boolean"],
@@ -133,7 +120,12 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             )
 
     def _train(self, rows: Rows, valid: Rows | None, call: Call) -> TargetNet:
-        scale = self.net_.module_.input_scale if call.continuing else self._input_scale(rows)
+        if call.continuing:
+            scale = self.net_.module_.input_scale
+        else:
+            # Adaptive steps do not depend on the units of the features, so they are scaled here.
+            # Plain sgd keeps the learning rates of the textbooks.
+            scale = 1.0 if self._solver.plain else rows.feature_scale()
         net = self._build_net(rows, call, scale)
         if call.continuing:
             self._check_layers(net)
@@ -182,58 +174,44 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         strengths = {"retain_rate": self.retain_rate, "noise_std": self.noise_std}
         return sizes, check_noise(self.noise, sites, strengths)
 
-    def _input_scale(self, rows: Rows) -> float:
-        # adam's steps do not know the units of the features, so they are told; the rates of plain
-        # sgd are those of the textbooks.
-        return 1.0 if self._solver.plain else rows.feature_scale()
-
     def _build_net(self, rows: Rows, call: Call, input_scale: float) -> TargetNet:
         hidden, noise = self._layers()
-        target, seed = call.target, draw_seed(call.random_state)
-        unit = None if call.incremental else target.loss_unit(rows)
-        device = rows.features.device
-        n_features = rows.features.shape[1]
+        seed, rate = draw_seed(call.random_state), float(self.learning_rate_init)
+        unit = None if call.incremental else call.target.loss_unit(rows)
         callbacks: list[Any] = []
         if self.learning_rate_decay > 0:
             callbacks.append(("learning_rate_decay", InverseDecay(self.learning_rate_decay)))
         if unit is not None:
-            callbacks.append(("stopping", self._stopping(unit)))
+            monitor = "valid_score" if self.early_stopping else "train_loss"
+            tol = self.tol if self.early_stopping else self.tol * unit
+            callbacks.append(("stopping", Stopping(monitor, tol, self.n_iter_no_change)))
         # The user's own are not changed by a fit.
         callbacks += clone(list(self.callbacks or ()), safe=False)
         batch_size = 200 if self.batch_size == "auto" else self.batch_size
         # Where weights thaw, momentum comes late to them, which torch's fused sgd does not know.
         late_momentum = "momentum" in self._solver.options and freezes(callbacks)
-        options = {f"optimizer__{name}": getattr(self, name) for name in self._solver.options}
+        options = {}
         if self._solver.fused:
-            options["optimizer__fused"] = device.type in ("cpu", "cuda") and not late_momentum
-        net = self._net(
-            target=target,
-            module__layer_sizes=(n_features, *hidden, target.n_outputs),
+            on_known = rows.features.device.type in ("cpu", "cuda")
+            options["optimizer__fused"] = on_known and not late_momentum
+        net = self._new_net(
+            rows,
+            call,
+            hidden,
+            seed,
             module__activation=self.activation,
             module__noise=noise,
             module__seed=seed,
-            module__dtype=torch.float32 if rows.features.dtype == np.float32 else torch.float64,
             module__input_scale=input_scale,
-            criterion__family=target.family,
-            criterion__method=self.method,
             criterion__n_probes=self.n_probes,
-            criterion__alpha=float(self.alpha),
-            optimizer=self._solver.optimizer,
-            optimizer__param_groups=[
-                ("layers.0.weight", {"lr": float(self.learning_rate_init) / input_scale})
-            ],
-            lr=float(self.learning_rate_init),
+            optimizer__param_groups=[("layers.0.weight", {"lr": rate / input_scale})],
+            lr=rate,
             batch_size=int(batch_size),
             shuffle=self.shuffle,
             loss_unit=unit,
-            predict_nonlinearity=target.family.mean,
             callbacks=callbacks,
-            device=str(device),
-            seed=seed,
-            verbose=int(self.verbose) if is_main_process(self.accelerator) else 0,
             **options,
         )
-        net.initialize()
         net.engine_ = engine_of(self.accelerator)
         return net
 
@@ -245,11 +223,6 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             # A constant is predicted as it is, and tells the hidden layers nothing.
             output.weight[net.target.is_constant(rows)] = 0
 
-    def _stopping(self, unit: float) -> Stopping:
-        if self.early_stopping:
-            return Stopping("valid_score", self.tol, self.n_iter_no_change)
-        return Stopping("train_loss", self.tol * unit, self.n_iter_no_change)
-
     def _check_layers(self, net: TargetNet) -> None:
         sizes, fitted = net.module__layer_sizes, self.net_.module__layer_sizes
         if sizes != fitted:
@@ -259,7 +232,12 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             )
 
     def _diverged(self, net: TargetNet) -> str:
-        return _DIVERGED.format(epoch=net.n_epochs + 1, rate=self.learning_rate_init)
+        return (
+            f"The objective exploded or became non-finite in epoch {net.n_epochs + 1}. Lower "
+            f"learning_rate_init (now {self.learning_rate_init:g}), scale the features "
+            "(StandardScaler or MinMaxScaler), or weaken the noise (raise retain_rate, lower "
+            "noise_std)."
+        )
 
     def _smaller(self, on_gpu: bool) -> list[str]:
         changes = [f"lower batch_size (now {self.batch_size})"]
@@ -294,9 +272,6 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         sites = self.net_.module_.sites
         noise = {site.number: site.noise for site in sites if site.noise is not None}
         return self.net_.module__layer_sizes, self.net_.module__activation, noise
-
-    def _last_penalty(self) -> float:
-        return self.penalty_curve_[-1]
 
     def _attributes(self, net: TargetNet) -> dict[str, Any]:
         # What is made of it is not to follow the training.

@@ -100,10 +100,8 @@ def _check_range(transformer: Any, data: Host) -> None:
 
 def _take_over(linear: nn.Linear, transformer: Any) -> None:
     name = type(transformer).__name__
-    for attribute, parameter in (
-        ("components_", linear.weight),
-        ("intercept_hidden_", linear.bias),
-    ):
+    parameters = {"components_": linear.weight, "intercept_hidden_": linear.bias}
+    for attribute, parameter in parameters.items():
         if not hasattr(transformer, attribute):
             raise ValueError(
                 f"pretrainer must have {attribute!r} once fitted, like "

@@ -95,14 +95,8 @@ class Numbers(Target):
         cls, y: Any, dtype: DTypeLike, family: Family, known: Numbers | None = None
     ) -> tuple[Numbers, np.ndarray]:
         """The target, and `y` as a matrix of numbers that are in the range of the family."""
-        y = as_vector(
-            check_array(
-                y,
-                input_name="y",
-                ensure_2d=False,
-                dtype=np.float64 if family.standardised else dtype,
-            )
-        )
+        dtype = np.float64 if family.standardised else dtype
+        y = as_vector(check_array(y, input_name="y", ensure_2d=False, dtype=dtype))
         if (y < family.lowest).any():
             raise ValueError(
                 f"y has negative values, which family={family.name!r} does not allow: its targets "

@@ -25,9 +25,10 @@ from sklearn_margdrop.estimators.sklearn_private import (
 )
 from sklearn_margdrop.noise import NOISE_MODELS, Noise
 from sklearn_margdrop.notices import warn
+from sklearn_margdrop.numerics.devices import to_tensor
 from sklearn_margdrop.numerics.memory import blocks, is_mapped
 from sklearn_margdrop.numerics.sparse import has_duplicates
-from sklearn_margdrop.training.batches import Features, Host
+from sklearn_margdrop.training.batches import Features, Host, Rows
 
 _PLACEMENTS = ("both", "input", "hidden", "none")
 
@@ -40,6 +41,9 @@ _STRENGTHS: dict[str, tuple[Callable[[float], bool], str]] = {
 
 #: The retain rates that "auto" stands for, at the input and at hidden layers.
 _AUTO_RETAIN_RATE = (0.8, 0.5)
+
+#: Above this, the weighted gradients of a stream could overflow in float32.
+MOST_FLOAT32_WEIGHT = 1e16
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -93,12 +97,8 @@ def check_sites(noise_placement: str | Sequence[int], n_hidden: int) -> tuple[in
                 "'input', 'both' or 'none'."
             )
         hidden = range(1, n_hidden + 1)
-        return {
-            "none": (),
-            "input": (0,),
-            "hidden": tuple(hidden),
-            "both": (0, *hidden),
-        }[noise_placement]
+        placements = {"none": (), "input": (0,), "hidden": (*hidden,), "both": (0, *hidden)}
+        return placements[noise_placement]
     sites = tuple(np.atleast_1d(noise_placement).tolist())
     if not all(_is_integer(site) and 0 <= site <= n_hidden for site in sites):
         raise ValueError(
@@ -197,6 +197,30 @@ def features_of(X: Host, device: torch.device, dtype: DTypeLike, keep_sparse: bo
         X = X.copy()
         X.sum_duplicates()
     return Features(X, device, keep_sparse=keep_sparse, dtype=dtype)
+
+
+def subset(
+    features: Features, y: np.ndarray, weight: np.ndarray, index: np.ndarray, incremental: bool
+) -> Rows:
+    """Some of the rows, with weights whose mean is one, unless they are a chunk of a stream."""
+    weight = weight[index]
+    if not incremental:
+        # Only the ratios of the weights matter; a chunk of a stream cannot know their mean.
+        weight = weight / weight.mean()
+    elif features.dtype == np.float32 and weight.max() > MOST_FLOAT32_WEIGHT:
+        raise ValueError(
+            "sample_weight is too large for float32 data. Divide it by its typical size, the "
+            "same in every call to partial_fit."
+        )
+    unit = np.all(weight == 1)
+    device = features.device
+    everything = len(index) == len(features)
+    return Rows(
+        features,
+        to_tensor(y[index], device),
+        None if unit else to_tensor(weight.astype(features.dtype), device),
+        index=None if everything else torch.from_numpy(index),
+    )
 
 
 def unlike_labelled(error: ValueError) -> ValueError:
