@@ -7,10 +7,11 @@ import torch
 from skorch import NeuralNetClassifier
 from torch import nn
 
+from sklearn_margdrop.estimators.labels import Labels
+from sklearn_margdrop.estimators.nets import ClassifierNet
 from sklearn_margdrop.families import Categorical
 from sklearn_margdrop.noise import Dropout
 from sklearn_margdrop.training.batches import Batches, Features, Rows
-from sklearn_margdrop.training.net import MarginalizedNet
 
 #: Of the input and of hidden layers.
 RETAIN = (0.8, 0.5)
@@ -86,7 +87,8 @@ def rows_of(X, y, device="cpu"):
 def our_net(sizes, method, device="cpu", n_probes=None, sites=None):
     """The net of this package, ready to train on batches."""
     sites = range(len(sizes) - 1) if sites is None else sites
-    net = MarginalizedNet(
+    net = ClassifierNet(
+        target=Labels.of(np.arange(sizes[-1]), np.float32)[0],
         module__layer_sizes=sizes,
         module__noise={site: Dropout(RETAIN[min(site, 1)]) for site in sites},
         criterion__family=Categorical(),

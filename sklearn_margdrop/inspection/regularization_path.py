@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.model_selection import validation_curve
 
+from sklearn_margdrop.estimators.glm import BaseMarginalizedGLM
 from sklearn_margdrop.estimators.sklearn_private import check_matplotlib_support
 from sklearn_margdrop.inspection.fisher_scaling import names_of, row_of
 from sklearn_margdrop.inspection.unwrap import last_step
@@ -178,7 +179,7 @@ class RegularizationPathDisplay:
                 f"noise={model.noise!r} has no retain rate. Use scikit-learn's "
                 f"ValidationCurveDisplay with param_name='{prefix}{parameter}'."
             )
-        is_linear = hasattr(model, "fit_intercept")
+        is_linear = isinstance(model, BaseMarginalizedGLM)
         if kind == "auto":
             kind = "coef" if is_linear and cv is None and scoring is None else "score"
         options: dict[str, Any] = {"param_name": f"{prefix}retain_rate", "param_range": rates}

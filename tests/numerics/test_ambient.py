@@ -501,7 +501,7 @@ def test_partitions_are_evaluated_alike_by_every_worker():
     objective = Objective(FAMILIES["categorical"](), "moments")
     message = _message(objective, network)
 
-    options = pack((torch.square, True))
+    options = pack({"function": torch.square, "penalty": True})
     target, _ = Labels.of(TARGETS["three"], np.float64)
 
     def results(context):
