@@ -280,7 +280,11 @@ class BaseMarginalizedEstimator(
             check_magnitudes(self.get_params(deep=False), rows.features.dtype)
             self._begin_task(call, valid, *data)
             net = self._train(rows, valid, call)
-        self._check_learned(net)
+        if net.stop_reason_ == "diverged" and not net.has_learned_ and net.best_score_ is None:
+            kept = " What was fitted before is kept." if self.__sklearn_is_fitted__() else ""
+            message = self._diverged(net) + kept
+            del rows, valid, net  # whoever keeps the error does not keep them
+            raise ValueError(message)
         self.net_, self._target = net, net.target
         self._store(net, rows, call.incremental)
         net.engine_ = Engine()  # the processes of this fit are nothing to count on later
@@ -301,12 +305,6 @@ class BaseMarginalizedEstimator(
             shown = _shown(X, y, sample_weight, valid)
             call.task.call_on_fit_task_begin(estimator=self, **shown)
             call.watcher = FitTasks(self, call.task, self._step, self._attributes, shown)
-
-    def _check_learned(self, net: TargetNet) -> None:
-        """Raise where there are no good weights to keep."""
-        if net.stop_reason_ == "diverged" and not net.has_learned_ and net.best_score_ is None:
-            kept = " What was fitted before is kept." if self.__sklearn_is_fitted__() else ""
-            raise ValueError(self._diverged(net) + kept)
 
     def _ending_of(self, net: TargetNet, rows: Rows, call: Call) -> Warning | None:
         """Say how the fit ended; what the filters of warnings made an error of is returned."""

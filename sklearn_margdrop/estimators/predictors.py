@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -40,6 +41,10 @@ class BaseMarginalizedClassifier(ClassifierMixin, BaseMarginalizedEstimator):
     def classes_(self) -> NDArray[Any]:
         """Class labels, sorted."""
         return self._target.classes
+
+    @classes_.setter
+    def classes_(self, classes: ArrayLike) -> None:
+        self._target = replace(self._target, classes=np.asarray(classes))
 
     def _encode(self, y: Any, call: Call) -> tuple[Labels, np.ndarray]:
         return Labels.of(y, call.dtype, call.known, call.classes)

@@ -132,7 +132,7 @@ def net_state(net: NeuralNet) -> dict[str, Any]:
     return {
         "parameters": parameters,
         "callbacks": _at_rest(net.callbacks_),
-        "learned": _convert(learned_state(net), Tensor, to_array),
+        "learned": _converted(learned_state(net), Tensor, to_array),
     }
 
 
@@ -169,7 +169,7 @@ def restore_net(net: NeuralNet, state: dict[str, Any]) -> None:
     if "learned" in state:
         net.initialize()
         net.callbacks_ = state["callbacks"]
-        load_learned_state(net, _convert(state["learned"], np.ndarray, _to_tensor))
+        load_learned_state(net, _converted(state["learned"], np.ndarray, _to_tensor))
     net.callbacks = callbacks
 
 
@@ -189,7 +189,8 @@ def _at_rest(callbacks: list[Any]) -> list[Any]:
 
 def _defaults(net: NeuralNet) -> dict[str, Any]:
     """The parameters of the net's constructor that have a default."""
-    signatures = [inspect.signature(cls).parameters for cls in (NeuralNet, type(net))]
+    nets = [cls for cls in reversed(type(net).__mro__) if issubclass(cls, NeuralNet)]
+    signatures = [inspect.signature(cls).parameters for cls in nets]
     every = {name: each.default for part in signatures for name, each in part.items()}
     return {name: value for name, value in every.items() if value is not inspect.Parameter.empty}
 
@@ -204,6 +205,16 @@ def _available(device: torch.device) -> torch.device:
             DeviceWarning,
         )
         return torch.device("cpu")
+
+
+def _converted(
+    state: dict[str, Any], kind: type, function: Callable[[Any], object]
+) -> dict[str, Any]:
+    """A :func:`learned_state` in other arrays; attributes of the net stay what they are."""
+    return {
+        name: value if name == "fitted" else _convert(value, kind, function)
+        for name, value in state.items()
+    }
 
 
 def _convert(value: Any, kind: type, function: Callable[[Any], object]) -> Any:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 import pickle
 import random
 import signal
@@ -562,3 +563,18 @@ def test_a_net_that_took_over_shares_no_state(name, how):
         for part in mutable_parts(list(before.history)):
             here.pop(part, None)
     assert [here[key] for key in here.keys() & there.keys()] == []
+
+
+def n_nets():
+    gc.collect()
+    return sum(issubclass(type(each), MarginalizedNet) for each in gc.get_objects())
+
+
+def test_an_error_that_is_kept_keeps_no_net():
+    X = np.random.RandomState(0).normal(size=(30, 3))
+    model = MarginalizedDropoutGLMRegressor(solver="sgd", learning_rate_init=1e300, random_state=0)
+    before = n_nets()
+    with pytest.raises(ValueError, match="non-finite") as kept:
+        model.fit(X, X[:, 0])
+    assert n_nets() == before
+    del kept

@@ -179,7 +179,7 @@ def test_labels_that_onnx_has_not(classes, path):
     with pytest.raises(TypeError, match=r"no labels such as .*y\.astype\(str\)"):
         labels_for_export(classes)
     model = MarginalizedDropoutGLMClassifier().fit(X, CLASS > 0)
-    model._target = replace(model._target, classes=classes)
+    model.classes_ = classes
     with pytest.raises(TypeError, match="no labels"):
         model.to_onnx(path)
     assert not path.exists()

@@ -29,6 +29,7 @@ from sklearn_margdrop import (
     MarginalizedDropoutGLMRegressor,
     MarginalizedDropoutRegressor,
 )
+from sklearn_margdrop.training.state import net_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -276,3 +277,20 @@ def test_unfitted_models(name, way, tmp_path):
     model = clone(model)
     again = WAYS[way](model.set_params(device=torch.device("cpu")), tmp_path)
     assert_array_equal(again.fit(X, y).predict(X), model.fit(X, y).predict(X))
+
+
+def test_the_state_of_a_net_leaves_defaults_out_and_keeps_kinds_of_arrays():
+    X = np.random.RandomState(0).normal(size=(20, 3))
+    model = MarginalizedDropoutClassifier((4,), max_iter=2, random_state=0).fit(X, X[:, 0] > 0)
+    net = model.net_
+    assert not {"module", "criterion", "shuffle"} & net_state(net)["parameters"].keys()
+    net.mine_ = np.arange(3)
+    assert isinstance(pickle.loads(pickle.dumps(net)).mine_, np.ndarray)
+
+
+def test_classes_can_be_renamed():
+    X = np.random.RandomState(0).normal(size=(20, 3))
+    model = MarginalizedDropoutClassifier((4,), max_iter=2, random_state=0).fit(X, X[:, 0] > 0)
+    codes = model.predict(X).astype(int)
+    model.classes_ = ["no", "yes"]
+    assert_array_equal(model.predict(X), np.array(["no", "yes"])[codes])
