@@ -1,11 +1,12 @@
 """The gradient of loss and penalty by hand, where one pass through the network computes them.
 
-That is the case for `diagonal`, for `quadratic` where it is the same, and for `sampling` without
-unlabelled rows. Autograd gives the same values and derivatives; but its bookkeeping takes most of
-the time of the steps of small networks, and its temporaries most of that of wide ones.
+That is the case for `diagonal`, for `quadratic` where it is the same, for `sampling` without
+unlabelled rows, and wherever random tangents estimate the penalty. Autograd gives the same values
+and derivatives; but its bookkeeping takes most of the time of the steps of small networks, and
+its temporaries most of that of wide ones.
 
-A forward function returns the mean and the variance of its output, and a function that takes
-derivatives with respect to both back to its input.
+A forward function returns the mean and the variance of its output, or the stack of its output and
+the tangents there, and a function that takes derivatives with respect to them back to its input.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from sklearn_margdrop.families import Family
 from sklearn_margdrop.layers import ACTIVATIONS, Elementwise, Identity, Mask, linearize
 from sklearn_margdrop.networks import NoisyNetwork
-from sklearn_margdrop.noise import Noise
+from sklearn_margdrop.noise import Noise, random_signs
 from sklearn_margdrop.numerics.products import linear, matmul, mixed_square
 
 #: Takes derivatives with respect to mean and variance back; None where there is none.
@@ -28,6 +29,13 @@ Back: TypeAlias = Callable[..., tuple[Tensor | None, Tensor | None]]
 
 #: A mean, its variance, and the way back.
 Step: TypeAlias = tuple[Tensor, Tensor | None, Back]
+
+#: Activations and tangents in a stack of shape (1 + n_tangents, n_rows, width), and the way back.
+StackStep: TypeAlias = tuple[Tensor, Callable[[Tensor], Tensor | None]]
+
+#: A penalty as a function of eta, A'(eta) and a displacement of eta; and its derivatives by eta
+#: and by the displacement.
+ProbeVJP: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None, Tensor]]
 
 
 def is_known(network: NoisyNetwork) -> bool:
@@ -97,6 +105,209 @@ def backpropagate(
     for back in reversed(tape):
         grad, grad_v = back(grad, grad_v)
     return loss, penalty
+
+
+@torch.no_grad()
+def backpropagate_tangents(
+    network: NoisyNetwork,
+    family: Family,
+    x: Tensor,
+    y: Tensor,
+    loss_weight: Tensor,
+    penalty_weight: Tensor,
+    n_probes: int = 1,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`backpropagate`, with the second order along random tangents.
+
+    Rows and tangents go through each layer in a single product.
+
+    Parameters
+    ----------
+    network, family, x, y, loss_weight, penalty_weight
+        See :func:`backpropagate`.
+    n_probes : int, default=1
+        The number of tangents of each row.
+    generator : torch.Generator, default=None
+        Of their signs, drawn as in :func:`~sklearn_margdrop.penalties.quadratic_by_tangents`.
+
+    Returns
+    -------
+    loss, penalty : Tensor
+        Scalars.
+    """
+    tape: list[Callable[[Tensor], Tensor | None]] = []
+    stack = x.unsqueeze(0)
+    for index, layer in enumerate(network.layers):
+        noise = network.noise.get(index)
+        if noise is not None:
+            signs = random_signs((n_probes, *stack.shape[1:]), x, generator)
+            stack, back = _displace(noise, stack, signs)
+            if index > 0:  # no derivatives of the data themselves
+                tape.append(back)
+        if isinstance(layer, nn.Linear):
+            stack, back = _stacked_affine(layer, stack, index == 0)
+        else:
+            stack, back = _stacked_activation(layer, stack)
+        tape.append(back)
+    loss, penalty, *grads = _head(
+        family, stack[:1], stack[1:], y, loss_weight, penalty_weight, family.second_order_vjp
+    )
+    pulled: Tensor | None = torch.cat(grads)
+    for back in reversed(tape):
+        pulled = back(cast("Tensor", pulled))
+    return loss, penalty
+
+
+@torch.no_grad()
+def backpropagate_pairs(
+    network: NoisyNetwork,
+    family: Family,
+    x: Tensor,
+    y: Tensor,
+    loss_weight: Tensor,
+    penalty_weight: Tensor,
+    n_probes: int = 1,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`backpropagate`, for the pairs of :meth:`NoisyNetwork.mirrored`.
+
+    All rows of both go through each layer in a single product.
+
+    Parameters
+    ----------
+    network, family, x, y, loss_weight, penalty_weight
+        See :func:`backpropagate`.
+    n_probes : int, default=1
+        The number of pairs of each row.
+    generator : torch.Generator, default=None
+        Of the signs, drawn as in :func:`~sklearn_margdrop.penalties.moments_by_pairs`.
+
+    Returns
+    -------
+    loss, penalty : Tensor
+        Scalars.
+    """
+    tape: list[Callable[[Tensor], Tensor | None]] = []
+    stack = x.expand(2 * n_probes, *x.shape)
+    for index, layer in enumerate(network.layers):
+        noise = network.noise.get(index)
+        if noise is not None:
+            signs = random_signs((n_probes, *stack.shape[1:]), x, generator)
+            stack, back = _mirror(noise, stack, torch.cat([signs, -signs]))
+            if index > 0:  # no derivatives of the data themselves
+                tape.append(back)
+        if isinstance(layer, nn.Linear):
+            stack, back = _stacked_affine(layer, stack, index == 0, len(stack))
+        else:
+            stack, back = _stacked_activation(layer, stack, len(stack))
+        tape.append(back)
+    above, below = stack.chunk(2)
+    loss, penalty, grad, grad_t = _head(
+        family,
+        (above + below).mul_(0.5),
+        (above - below).mul_(0.5),
+        y,
+        loss_weight,
+        penalty_weight,
+        family.paired_gap_vjp,
+    )
+    pulled: Tensor | None = torch.cat([grad + grad_t, grad - grad_t]).mul_(0.5)
+    for back in reversed(tape):
+        pulled = back(cast("Tensor", pulled))
+    return loss, penalty
+
+
+def _head(
+    family: Family,
+    eta: Tensor,
+    tangents: Tensor,
+    y: Tensor,
+    loss_weight: Tensor,
+    penalty_weight: Tensor,
+    probe: ProbeVJP,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss and penalty of displaced linear predictors, and derivatives by both.
+
+    `eta` has the shape (n, n_rows, K), with n the number of `tangents` or 1.
+    """
+    n, n_labeled = len(eta), len(y)
+    mean = family.mean(eta)
+    labeled = eta[:, :n_labeled].flatten(0, 1)
+    if n > 1:
+        loss_weight, y = (loss_weight / n).repeat(n), torch.cat([y] * n)
+    loss = family.loss(labeled, y).dot(loss_weight)
+    value, by_eta, by_tangent = probe(eta, mean, tangents)
+    each = penalty_weight / max(len(tangents), 1)
+    penalty = value.sum(0).dot(each)
+    each = each.unsqueeze(-1)
+    if by_eta is None:
+        grad = torch.zeros_like(eta)
+    else:
+        grad = (by_eta if n == len(by_eta) else by_eta.sum(0, keepdim=True)) * each
+    residual = family.residual(mean[:, :n_labeled].flatten(0, 1), y) * loss_weight.unsqueeze(-1)
+    grad[:, :n_labeled] += residual.view(n, n_labeled, -1)
+    return loss, penalty, grad, by_tangent * each
+
+
+def _mirror(noise: Noise, stack: Tensor, signs: Tensor) -> StackStep:
+    displacement, slope = noise.displace(stack, signs)
+
+    def back(grad: Tensor) -> Tensor:
+        return grad if slope is None else grad.addcmul_(grad, slope)
+
+    return stack + displacement, back
+
+
+def _displace(noise: Noise, stack: Tensor, signs: Tensor) -> StackStep:
+    entering, slope = noise.displace(stack[0], signs)
+    if len(stack) == 1:
+        return torch.cat([stack, entering]), lambda grad: _back_from_noise(grad, slope)[:1]
+    stack[1:] += entering
+    return stack, lambda grad: _back_from_noise(grad, slope)
+
+
+def _back_from_noise(grad: Tensor, slope: Tensor | None) -> Tensor:
+    if slope is not None:
+        for of_tangent, each in zip(grad[1:], slope, strict=True):
+            grad[0].addcmul_(of_tangent, each)
+    return grad
+
+
+def _stacked_activation(layer: nn.Module, stack: Tensor, n_clean: int = 1) -> StackStep:
+    """The first `n_clean` of the stack are activations, the others tangents of the first."""
+    z, jacobian = linearize(layer, stack[:n_clean])
+    if isinstance(jacobian, Identity):
+        return stack, lambda grad: grad
+    assert isinstance(jacobian, Elementwise | Mask)  # as is_known has checked
+    slope, tangents = jacobian.slope, stack[n_clean:]
+    if isinstance(jacobian, Mask):
+        return stack.mul_(slope), lambda grad: grad.mul_(slope)
+
+    def back(grad: Tensor) -> Tensor:
+        grad *= slope
+        if len(tangents) > 0:  # the slope of the tangents moves with what enters
+            grad[0].addcmul_((grad[1:] * tangents).sum(0), jacobian.bend()[0])
+        return grad
+
+    return torch.cat([z, tangents * slope]) if len(tangents) else z, back
+
+
+def _stacked_affine(layer: nn.Linear, stack: Tensor, first: bool, n_clean: int = 1) -> StackStep:
+    """The first `n_clean` of the stack are activations, the others tangents."""
+    weight, rows = layer.weight, stack.flatten(0, 1)
+    n_rows = n_clean * stack.shape[1]
+    bias = layer.bias if n_rows == len(rows) else None
+    out = linear(rows, weight, bias)
+    if bias is not layer.bias:
+        out[:n_rows] += layer.bias
+
+    def back(grad: Tensor) -> Tensor | None:
+        flat = grad.flatten(0, 1)
+        _accumulate(layer, matmul(flat.mT, rows), flat[:n_rows])
+        return None if first else matmul(flat, weight).view_as(stack)
+
+    return out.unflatten(0, stack.shape[:2]), back
 
 
 def _sample(

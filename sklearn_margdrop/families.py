@@ -163,6 +163,44 @@ class Family(ABC):
 
         return value.detach(), back
 
+    def second_order(self, eta: Tensor, tangent: Tensor) -> Tensor:
+        """1/2 t' A''(eta) t for a displacement t of `eta`, both of shape (..., n_samples, K).
+
+        Shape (..., n_samples).
+        """
+        return 0.5 * (self.curvature(eta) * tangent.square()).sum(-1)
+
+    def second_order_vjp(
+        self, eta: Tensor, mean: Tensor, tangent: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """:meth:`second_order` and its derivatives by `eta` (None for zero) and by `tangent`.
+
+        `mean` is A'(eta). Here autograd computes them; a family that writes them out trains
+        faster.
+        """
+        with torch.enable_grad():
+            inputs = [each.detach().requires_grad_() for each in (eta.expand_as(tangent), tangent)]
+            value = self.second_order(*inputs)
+            by_eta, by_tangent = torch.autograd.grad(value.sum(), inputs, materialize_grads=True)
+        return value.detach(), by_eta, by_tangent
+
+    def paired_gap(self, eta: Tensor, tangent: Tensor) -> Tensor:
+        """1/2 [A(eta + t) + A(eta - t)] - A(eta), the expectation over the sign of t.
+
+        Shapes are those of :meth:`second_order`, with which it agrees for small t.
+        """
+        pair = self.log_partition(eta + tangent) + self.log_partition(eta - tangent)
+        # Negative values are rounding errors.
+        return (0.5 * pair - self.log_partition(eta)).clamp_min(0)
+
+    def paired_gap_vjp(
+        self, eta: Tensor, mean: Tensor, tangent: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """:meth:`paired_gap` and its derivatives, as :meth:`second_order_vjp`."""
+        above, below = self.mean(eta + tangent), self.mean(eta - tangent)
+        by_eta, by_tangent = 0.5 * (above + below) - mean, 0.5 * (above - below)
+        return self.paired_gap(eta, tangent), by_eta, by_tangent
+
     def divergence(self, eta_noisy: Tensor, eta: Tensor) -> Tensor:
         """A(eta~) - A(eta) - A'(eta) (eta~ - eta), shape (n_samples,).
 
@@ -191,6 +229,14 @@ class _Separate(Family):
     @abstractmethod
     def curvature_slope(self, eta: Tensor) -> Tensor | None:
         """Derivative of :meth:`curvature`, elementwise; None where it is zero everywhere."""
+
+    def second_order_vjp(
+        self, eta: Tensor, mean: Tensor, tangent: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        curvature, slope = self.curvature(eta), self.curvature_slope(eta)
+        square = 0.5 * tangent * tangent
+        by_eta = None if slope is None else slope * square
+        return (curvature * square).sum(-1), by_eta, curvature * tangent
 
     def curvature_trace_vjp(
         self, eta: Tensor, mean: Tensor, variance: Tensor, weight: Tensor
@@ -244,6 +290,14 @@ class Normal(_Separate):
 
     def loss(self, eta: Tensor, y: Tensor) -> Tensor:
         return 0.5 * (eta - y).square().sum(-1)
+
+    def paired_gap(self, eta: Tensor, tangent: Tensor) -> Tensor:
+        return self.second_order(eta, tangent)
+
+    def paired_gap_vjp(
+        self, eta: Tensor, mean: Tensor, tangent: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        return self.second_order_vjp(eta, mean, tangent)
 
     def jensen_gap(self, eta: Tensor, noise: NoisyInput) -> Tensor:
         return 0.5 * noise.output_variance().expand_as(eta).sum(-1)
@@ -385,6 +439,33 @@ class Categorical(Family):
         share = last / (1 + last)
         centre = (1 - share) * root.square() + F.pad(share, (root.shape[-1] - 1, 0))
         return root[..., :-1], centre
+
+    def second_order(self, eta: Tensor, tangent: Tensor) -> Tensor:
+        mean = self.mean(eta)
+        centred = tangent - (mean * tangent).sum(-1, keepdim=True)
+        return 0.5 * (mean * centred.square()).sum(-1)
+
+    def second_order_vjp(
+        self, eta: Tensor, mean: Tensor, tangent: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        centred = tangent - (mean * tangent).sum(-1, keepdim=True)
+        by_tangent = mean * centred
+        terms = by_tangent * centred
+        variance = terms.sum(-1, keepdim=True)
+        by_eta = torch.addcmul(terms, mean, variance, value=-1).mul_(0.5)
+        return 0.5 * variance.squeeze(-1), by_eta, by_tangent
+
+    def paired_gap_vjp(
+        self, eta: Tensor, mean: Tensor, tangent: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        # The means are made of the log-partitions, and all of these in a single call.
+        points = torch.cat([eta.expand_as(tangent), eta + tangent, eta - tangent])
+        total = points.logsumexp(-1, keepdim=True)
+        n = len(tangent)
+        above, below = (points[n:] - total[n:]).exp_().split(n)
+        at, *pair = total.squeeze(-1).split(n)
+        value = (0.5 * (pair[0] + pair[1]) - at).clamp_min_(0)
+        return value, torch.add(above, below).mul_(0.5).sub_(mean), (above - below).mul_(0.5)
 
     def curvature_trace(self, eta: Tensor, variance: Matrix, weight: Tensor) -> Tensor:
         at, weight = top_and_rest(eta), centred_over_classes(weight)

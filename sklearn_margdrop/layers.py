@@ -1,7 +1,7 @@
 """Local linearisations of torch layers: all that a penalty needs to know about a layer.
 
 ``linearize(layer, z)`` runs the layer and returns its Jacobian at ``z`` as an object that
-pulls cotangents back and pushes variances forward, both by forward operations, so that the
+pushes tangents and variances forward and pulls cotangents back, by forward operations, so that the
 objective can be differentiated, compiled and batched like any other function. A new type
 of layer is one registered function.
 """
@@ -18,12 +18,15 @@ from torch.utils.checkpoint import checkpoint
 
 from sklearn_margdrop.noise import Noise
 from sklearn_margdrop.numerics.memory import blocks
-from sklearn_margdrop.numerics.products import mixed_matmul, squared_linear
+from sklearn_margdrop.numerics.products import linear, mixed_matmul, squared_linear
 from sklearn_margdrop.numerics.sparse import Matrix, SparseMatrix
 
 
 class Jacobian(Protocol):
     """What a penalty needs from a layer's derivative; the classes below are examples."""
+
+    def push_forward(self, tangent: Tensor) -> Tensor:
+        """(..., in) -> (..., out): the Jacobian times the tangent."""
 
     def pull_back(self, cotangent: Tensor) -> Tensor:
         """(..., out) -> (..., in): the cotangent times the Jacobian."""
@@ -36,6 +39,10 @@ class Affine(NamedTuple):
     """Jacobian of z -> z W' + b."""
 
     weight: Tensor
+
+    def push_forward(self, tangent: Tensor) -> Tensor:
+        """(..., in) -> (..., out): the Jacobian times the tangent."""
+        return linear(tangent, self.weight)
 
     def pull_back(self, cotangent: Tensor) -> Tensor:
         """(..., out) -> (..., in): the cotangent times the Jacobian."""
@@ -55,6 +62,9 @@ class Elementwise(NamedTuple):
     slope: Tensor
     bend: Callable[[], Tensor]
 
+    def push_forward(self, tangent: Tensor) -> Tensor:
+        return tangent * self.slope
+
     def pull_back(self, cotangent: Tensor) -> Tensor:
         return cotangent * self.slope.unsqueeze(-2)
 
@@ -67,6 +77,9 @@ class Mask(NamedTuple):
 
     slope: Tensor
 
+    def push_forward(self, tangent: Tensor) -> Tensor:
+        return tangent * self.slope
+
     def pull_back(self, cotangent: Tensor) -> Tensor:
         return cotangent * self.slope.unsqueeze(-2)
 
@@ -76,6 +89,9 @@ class Mask(NamedTuple):
 
 class Identity(NamedTuple):
     """Jacobian of z -> z."""
+
+    def push_forward(self, tangent: Tensor) -> Tensor:
+        return tangent
 
     def pull_back(self, cotangent: Tensor) -> Tensor:
         return cotangent
@@ -89,8 +105,8 @@ class NoisyInput(NamedTuple):
 
     Parameters
     ----------
-    noise : Noise
-        The noise model.
+    noise : Noise or None
+        The noise model. None is gaussian, as noise is that comes from earlier layers.
     z : Tensor or SparseMatrix of shape (n_samples, width)
         The clean input.
     variance : Tensor or SparseMatrix of shape (n_samples, width) or (1, width)
@@ -108,7 +124,7 @@ class NoisyInput(NamedTuple):
     tensor([[12.]])
     """
 
-    noise: Noise
+    noise: Noise | None
     z: Matrix
     variance: Matrix
     weight: Tensor
@@ -122,7 +138,7 @@ class NoisyInput(NamedTuple):
 
         In closed form where the noise model has one, else that of gaussian noise.
         """
-        cumulant = self.noise.cumulant
+        cumulant = None if self.noise is None else self.noise.cumulant
         if cumulant is None:
             return 0.5 * self.output_variance()
         if isinstance(self.z, SparseMatrix):
@@ -144,7 +160,7 @@ def linearize(layer: nn.Module, z: Tensor) -> tuple[Tensor, Jacobian]:
     """Run `layer` at `z` and find its Jacobian there.
 
     A new type of layer is a function that is registered for it; its Jacobian has the methods
-    ``pull_back`` and ``push_variance``.
+    ``push_forward``, ``pull_back`` and ``push_variance``.
 
     Parameters
     ----------

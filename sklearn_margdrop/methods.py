@@ -12,8 +12,15 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from sklearn_margdrop.backprop import backpropagate_pairs, backpropagate_tangents
 from sklearn_margdrop.networks import NoisyNetwork
-from sklearn_margdrop.penalties import diagonal, moments, quadratic
+from sklearn_margdrop.penalties import (
+    diagonal,
+    moments,
+    moments_by_pairs,
+    quadratic,
+    quadratic_by_tangents,
+)
 
 
 class Method(NamedTuple):
@@ -27,10 +34,18 @@ class Method(NamedTuple):
         R of shape (n_samples,), in nats, as a function of a trace and a family. None where the
         noise is drawn: then the loss itself is noised or, where some rows have no label, its
         divergence is the penalty. L-BFGS cannot follow that.
-    takes_probes : bool, default=False
-        Whether `penalty` pulls the rows of the curvature back through the layers. Its third
-        argument is then the signs of random combinations of them, or None, and samples are taken
-        in slices that fit into the memory.
+    estimate : callable, default=None
+        An unbiased estimate by random signs, where the noise passes hidden layers. As a function
+        of a network, a family, rows, the number of probes and a generator it returns a linear
+        predictor of shape (n, n_samples, K), whose mean loss over n is that of the rows, and R.
+    backprop : callable, default=None
+        Loss and penalty with this estimate, and their gradient by hand, see
+        :mod:`~sklearn_margdrop.backprop`.
+    needs_probes : callable, default=never
+        Whether the penalty of a network is expensive without them.
+    is_sweep : bool, default=False
+        Whether `penalty` pulls the rows of the curvature back through the layers. Samples are
+        taken in slices then that fit into the memory.
     second_order : callable, default=quadratic
         The penalty to second order, which is linear in the variances of the noise and so has a
         part for each unit.
@@ -46,7 +61,10 @@ class Method(NamedTuple):
 
     summary: str
     penalty: Callable[..., Tensor] | None
-    takes_probes: bool = False
+    estimate: Callable[..., tuple[Tensor, Tensor]] | None = None
+    backprop: Callable[..., tuple[Tensor, Tensor]] | None = None
+    needs_probes: Callable[[NoisyNetwork], bool] = lambda network: False
+    is_sweep: bool = False
     second_order: Callable[..., Tensor] = quadratic
     has_backprop: Callable[[NoisyNetwork], bool] = lambda network: False
 
@@ -67,9 +85,19 @@ NETWORK_METHODS = {
     "quadratic": Method(
         "second order, with the whole Jacobian",
         quadratic,
-        takes_probes=True,
+        quadratic_by_tangents,
+        backpropagate_tangents,
         # With noise at the last site alone it is the diagonal one.
+        needs_probes=lambda network: len(network.noisy_linears) > 1,
+        is_sweep=True,
         has_backprop=lambda network: len(network.noisy_linears) < 2,
+    ),
+    "moments": Method(
+        "the expectation itself",
+        moments,
+        moments_by_pairs,
+        backpropagate_pairs,
+        needs_probes=lambda network: len(network.linears) > 1 and bool(network.noise),
     ),
     "sampling": Method("the noise is drawn in each step: ordinary dropout", None),
 }
@@ -77,9 +105,7 @@ NETWORK_METHODS = {
 #: The methods of the generalised linear models, where `diagonal` is `quadratic`.
 GLM_METHODS = {
     "quadratic": NETWORK_METHODS["quadratic"],
-    "moments": Method(
-        "the expectation itself, of noise at the input of a model without hidden layers", moments
-    ),
+    "moments": NETWORK_METHODS["moments"],
     "sampling": NETWORK_METHODS["sampling"],
 }
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_margdrop.layers import ACTIVATIONS, Affine, Jacobian, glorot_uniform_, linearize
-from sklearn_margdrop.noise import Noise
+from sklearn_margdrop.noise import Noise, random_signs
 from sklearn_margdrop.numerics.products import linear
 from sklearn_margdrop.numerics.sparse import Matrix, SparseMatrix
 
@@ -280,6 +280,22 @@ class NoisyNetwork(nn.Module):
                 x = x.resample(draw) if isinstance(x, SparseMatrix) else draw(x)
             x = layer(x)
         return cast("Tensor", x)
+
+    def mirrored(
+        self, x: Tensor, n_pairs: int = 1, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The linear predictor under pairs of opposite noise, (2, n_pairs, n_samples, K).
+
+        At each noisy site the activations of the one are displaced by the noise's standard
+        deviation, with a random sign for each unit, and those of the other by its opposite.
+        """
+        z = x.expand(2, n_pairs, *x.shape)
+        for index, layer in enumerate(self.layers):
+            if index in self.noise:
+                signs = random_signs(z.shape[1:], z, generator)
+                z = z + self.noise[index].deviation(z) * torch.stack([signs, -signs])
+            z = layer(z)
+        return z
 
     @contextmanager
     def centred(self) -> Iterator[None]:

@@ -88,6 +88,21 @@ class Noise(ABC):
         """Derivative of the variance, elementwise; None where it is zero everywhere."""
         return _slope(self.variance, z)[1]
 
+    def deviation(self, z: Tensor) -> Tensor:
+        """The root of the variance, of either sign; same shape as `z`."""
+        variance = self.variance(z)
+        # The root has no derivative at zero.
+        is_noisy = variance > torch.finfo(variance.dtype).tiny
+        return torch.where(is_noisy, variance, 1.0).sqrt().where(is_noisy, 0.0)
+
+    def displace(self, z: Tensor, signs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """`signs` times the deviation, and its derivative; None where that is zero everywhere.
+
+        `signs` has the shape (..., n_samples, width), and may be overwritten.
+        """
+        deviation, slope = _slope(self.deviation, z)
+        return signs * deviation, signs * slope
+
     def draw(
         self, z: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor | None]:
@@ -95,19 +110,49 @@ class Noise(ABC):
         return _slope(partial(self.sample, generator=generator), z)
 
 
-def random_int16(
-    shape: Sequence[int], generator: torch.Generator | None, device: torch.device | str
+def random_integers(
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    generator: torch.Generator | None,
+    device: torch.device | str,
 ) -> Tensor:
-    """Uniform random integers of 16 bits. One draw of 64 bits yields four of them."""
+    """Uniform random integers of 8 or 16 bits. One draw of 64 bits yields several of them."""
     if torch.device(device).type not in ("cpu", "cuda"):  # where 64 bits may not all be random
-        low = torch.iinfo(torch.int16).min
-        return torch.randint(
-            low, -low, shape, dtype=torch.int16, generator=generator, device=device
-        )
+        low = torch.iinfo(dtype).min
+        return torch.randint(low, -low, shape, dtype=dtype, generator=generator, device=device)
     size, whole = math.prod(shape), torch.iinfo(torch.int64)
-    n_draws = -(-size // 4)
+    n_draws = -(-size * dtype.itemsize // 8)
     bits = torch.randint(whole.min, whole.max, (n_draws,), generator=generator, device=device)
-    return bits.view(torch.int16)[:size].view(shape)
+    return bits.view(dtype)[:size].view(shape)
+
+
+def random_signs(
+    shape: Sequence[int], like: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """Plus and minus one, equally likely and independent.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        That of the result.
+    like : Tensor
+        The result is on its device and has its dtype.
+    generator : torch.Generator, default=None
+        None is torch's global one.
+
+    Returns
+    -------
+    Tensor of that shape
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_margdrop.noise import random_signs
+    >>> random_signs((100,), torch.empty(0), torch.Generator().manual_seed(0)).unique()
+    tensor([-1.,  1.])
+    """
+    is_positive = random_integers(shape, torch.int8, generator, like.device) >= 0
+    return is_positive.to(like.dtype).sub_(0.5).mul_(2)
 
 
 def _slope(function: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -155,6 +200,19 @@ class Dropout(Noise):
         q = self.strength
         return z * (2 * (1 - q) / q)
 
+    def deviation(self, z: Tensor) -> Tensor:
+        return z * self._relative_deviation
+
+    def displace(self, z: Tensor, signs: Tensor) -> tuple[Tensor, Tensor | None]:
+        scaled = signs.mul_(self._relative_deviation)
+        return z * scaled, scaled
+
+    @property
+    def _relative_deviation(self) -> float:
+        """That of a unit of size one."""
+        q = self.strength
+        return ((1 - q) / q) ** 0.5
+
     def cumulant(self, z: Tensor, weight: Tensor) -> Tensor:
         q = self.strength
         if q == 1:
@@ -183,7 +241,7 @@ class Dropout(Noise):
             # ceil(q - u) is 1 where u < q and 0 elsewhere, in the dtype of z.
             return (q - uniform).ceil().div_(q)
         # The rate is q to within 2^-17.
-        bits = random_int16(z.shape, generator, z.device)
+        bits = random_integers(z.shape, torch.int16, generator, z.device)
         return (bits < kept - 2**15).to(z.dtype).mul_(2**16 / kept)
 
 
@@ -215,6 +273,12 @@ class Gaussian(Noise):
 
     def variance_slope(self, z: Tensor) -> None:
         return None
+
+    def deviation(self, z: Tensor) -> Tensor:
+        return torch.full_like(z, self.strength)
+
+    def displace(self, z: Tensor, signs: Tensor) -> tuple[Tensor, Tensor | None]:
+        return signs.mul_(self.strength), None
 
     def draw(
         self, z: Tensor, generator: torch.Generator | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from sklearn_margdrop.methods import METHODS, Method
 from sklearn_margdrop.networks import NoisyNetwork, apply_elementwise
 from sklearn_margdrop.numerics.memory import blocks, slice_length
 from sklearn_margdrop.numerics.sparse import Matrix, SparseMatrix, sums_about
-from sklearn_margdrop.penalties import draw_probes, pulled_width
+from sklearn_margdrop.penalties import pulled_width
 from sklearn_margdrop.weighting import WeightedRows
 
 
@@ -48,8 +49,8 @@ class Objective(nn.Module):
         the penalty at zero. When there are unlabelled rows, it adds the sampled divergence of the
         noisy from the clean prediction to the clean loss instead, which needs no label.
     n_probes : int, default=None
-        Random combinations of the curvature's rows that `"quadratic"` pulls back; None
-        pulls back all of them.
+        With `"quadratic"` and `"moments"`, the random tangents or pairs of each row that estimate
+        the penalty of noise that passes hidden layers. None computes it without them.
     alpha : float, default=0.0
         Strength of the L2 penalty.
 
@@ -111,11 +112,10 @@ class Objective(nn.Module):
         method = METHODS[self.method]
         noises_loss = _noises_loss(method, rows)
         sums = []
-        for each in self._slices(method, network, rows.part(*part), generator):
-            x, y, w, v, _ = each
-            has_backprop = noises_loss or method.has_backprop(network)
-            if isinstance(x, Tensor) and has_backprop and is_known(network):
-                terms = backpropagate(network, self.family, x, y, w, v, noises_loss, generator)
+        for each in self._slices(method, network, rows.part(*part)):
+            backprop = self._backprop(method, network, noises_loss, generator)
+            if backprop is not None and isinstance(each.x, Tensor):
+                terms = backprop(network, self.family, *each)
             else:
                 terms = self._sums(method, network, each, noises_loss, generator)
                 (terms[0] + terms[1]).backward()
@@ -139,26 +139,36 @@ class Objective(nn.Module):
                     layer.weight.grad.add_(layer.weight, alpha=self.alpha)
             return Terms(loss, penalty, self._l2(network, loss, part))
 
-    def _slices(
+    def _draws_probes(self, method: Method, network: NoisyNetwork) -> bool:
+        """Whether random signs estimate the penalty."""
+        return self.n_probes is not None and method.needs_probes(network)
+
+    def _backprop(
         self,
         method: Method,
         network: NoisyNetwork,
-        rows: WeightedRows,
+        noises_loss: bool,
         generator: torch.Generator | None,
+    ) -> Callable[..., tuple[Tensor, Tensor]] | None:
+        """What computes terms and gradients of dense rows by hand, if anything does."""
+        if not is_known(network):
+            return None
+        if self._draws_probes(method, network) and method.backprop is not None:
+            return partial(method.backprop, n_probes=self.n_probes, generator=generator)
+        if noises_loss or method.has_backprop(network):
+            return partial(backpropagate, sampling=noises_loss, generator=generator)
+        return None
+
+    def _slices(
+        self, method: Method, network: NoisyNetwork, rows: WeightedRows
     ) -> Iterable[WeightedRows]:
-        x = rows.x
-        noisy = network.noisy_linears if method.takes_probes else []
-        if len(noisy) < 2 or len(x) == 0:
+        n_rows, noisy = len(rows.x), network.noisy_linears if method.is_sweep else []
+        if len(noisy) < 2 or n_rows == 0 or self._draws_probes(method, network):
             return _cut(network, rows)
-        *_, output = noisy
-        # The same signs are drawn, however the rows are cut.
-        probes = self._probes(len(x), output.weight, generator)
-        n_pulled = self.family.curvature_rank(len(output.weight))
-        if probes is not None:
-            rows, n_pulled = rows._replace(probes=probes), probes.shape[-1]
+        output = noisy[-1].weight
         width = pulled_width(layer.weight for layer in noisy)
-        size = slice_length(len(x), n_pulled * width, output.weight)
-        return (rows.at(slice(start, start + size)) for start in range(0, len(x), size))
+        size = slice_length(n_rows, self.family.curvature_rank(len(output)) * width, output)
+        return (rows.at(slice(start, start + size)) for start in range(0, n_rows, size))
 
     def _sums(
         self,
@@ -169,7 +179,7 @@ class Objective(nn.Module):
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
         """Loss and penalty of weighted rows."""
-        x, y, loss_weight, penalty_weight, probes = rows
+        x, y, loss_weight, penalty_weight = rows
         if noises_loss:
             eta = network.sample(x, generator)
             penalty = eta.new_zeros(())
@@ -177,23 +187,16 @@ class Objective(nn.Module):
             eta = network(x)
             noisy = network.sample(x, generator)
             penalty = self.family.divergence(noisy, eta).dot(penalty_weight)
+        elif method.estimate is not None and self._draws_probes(method, network):
+            etas, values = method.estimate(network, self.family, x, self.n_probes, generator)
+            losses = [self.family.loss(eta[: len(y)], y) for eta in etas]
+            loss = functools.reduce(torch.add, losses) / len(losses)
+            return loss.dot(loss_weight), values.dot(penalty_weight)
         else:
             trace = network.trace(x)
-            eta, options = trace.eta, []
-            if method.takes_probes:
-                if probes is None:
-                    probes = self._probes(len(x), trace.output.weight, generator)
-                options = [probes]
-            penalty = method.penalty(trace, self.family, *options).dot(penalty_weight)
+            eta = trace.eta
+            penalty = method.penalty(trace, self.family).dot(penalty_weight)
         return self.family.loss(eta[: len(y)], y).dot(loss_weight), penalty
-
-    def _probes(
-        self, n_rows: int, weight: Tensor, generator: torch.Generator | None
-    ) -> Tensor | None:
-        rank = self.family.curvature_rank(len(weight))
-        if self.n_probes is None or self.n_probes >= rank:
-            return None
-        return draw_probes(n_rows, self.n_probes, rank, like=weight, generator=generator)
 
     @torch.no_grad()
     def mean_curvature(
@@ -223,7 +226,7 @@ class Objective(nn.Module):
         """
         n_parts = len(list(network.parameters()))
         totals: list[Tensor] = []
-        for x, y, loss_weight, weight, _ in _cut(network, rows):
+        for x, y, loss_weight, weight in _cut(network, rows):
             if not penalty:
                 weight = torch.zeros_like(weight)
                 weight[: len(y)] = loss_weight

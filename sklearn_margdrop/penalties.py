@@ -1,9 +1,9 @@
 r"""The penalties: what noise adds to the loss, without drawing it.
 
 They are pure functions of a trace and a family that return R of shape (n_samples,), in nats.
-`moments` is the expectation itself, of a network without hidden layers; the others are its
-second order. With s_l the noise variance at site l, J_l the Jacobian of eta with respect to the
-activation there and H = A''(eta),
+`moments` is the expectation itself, the others are its second order. (What random signs estimate
+is a function of the network instead.) With s_l the noise variance at site l, J_l the Jacobian of
+eta with respect to the activation there and H = A''(eta),
 
     R = 1/2 sum_l sum_i s_li [J_l' H J_l]_ii
 
@@ -14,17 +14,16 @@ dropped (P, below Eq. 4), so that R needs no label and is never negative.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypeAlias, cast
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sklearn_margdrop.families import Family
 from sklearn_margdrop.layers import Affine, NoisyInput
-from sklearn_margdrop.networks import Trace
-from sklearn_margdrop.noise import random_int16
+from sklearn_margdrop.networks import NoisyNetwork, Trace
+from sklearn_margdrop.noise import Noise, random_signs
 from sklearn_margdrop.numerics.memory import slice_length
 from sklearn_margdrop.numerics.products import mixed_matmul, sum_of_squares
 from sklearn_margdrop.numerics.sparse import Matrix
@@ -34,7 +33,7 @@ from sklearn_margdrop.numerics.torch_private import is_transformed
 _MAX_DENSE_ROWS = 128
 
 
-def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Tensor:
+def quadratic(trace: Trace, family: Family) -> Tensor:
     """The exact second-order penalty.
 
     P, Eq. 8; W, the quadratic noising regularizer.
@@ -51,15 +50,15 @@ def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Ten
         A clean forward pass.
     family : Family
         That of the output.
-    probes : Tensor of shape (n_samples, size, n_probes), default=None
-        Signs of random combinations of the rows of U, see :func:`draw_probes`, which make the
-        value and the gradient unbiased estimates. All layers but the last work on `n_probes`
-        rows then, and the last one on a single row's worth, whatever their number.
 
     Returns
     -------
     Tensor of shape (n_samples,)
         R, in nats.
+
+    See Also
+    --------
+    quadratic_by_tangents : Its unbiased estimate, for the price of a forward pass.
 
     Examples
     --------
@@ -81,23 +80,19 @@ def quadratic(trace: Trace, family: Family, probes: Tensor | None = None) -> Ten
         # Noise at the last site alone: the diagonal form is exact and forms no cotangents.
         return diagonal(trace, family)
     weight, first = trace.output.weight, noisy[0]
-    n_rows = family.curvature_rank(len(weight)) if probes is None else probes.shape[-1]
-    affine = (each.weight for each in trace.jacobians[first:] if isinstance(each, Affine))
-    size = n_rows
+    size = n_rows = family.curvature_rank(len(weight))
     if not is_transformed():
+        affine = (each.weight for each in trace.jacobians[first:] if isinstance(each, Affine))
         size = slice_length(n_rows, trace.eta[..., 0].numel() * pulled_width(affine), trace.eta)
-    if probes is not None:
-        pull = _combinations(*family.curvature_rows(trace.eta), weight, probes)
-    elif size < n_rows or n_rows > _MAX_DENSE_ROWS:
-        pull = _factor_rows(*family.curvature_rows(trace.eta), weight)
-    else:
+    if size == n_rows <= _MAX_DENSE_ROWS:
         return _sweep(trace, first, mixed_matmul(family.curvature_factor(trace.eta), weight))
-    if size == n_rows:
-        return _sweep(trace, first, pull(slice(0, n_rows)))
+    scale, centre = family.curvature_rows(trace.eta)
 
     def swept(rows: slice) -> Tensor:
-        return _sweep(trace, first, pull(rows))
+        return _sweep(trace, first, _factor_rows(scale, centre, weight, rows))
 
+    if size == n_rows:
+        return swept(slice(0, n_rows))
     for start in range(0, n_rows, size):
         rows = slice(start, min(start + size, n_rows))
         total = total + checkpoint(swept, rows, use_reentrant=False, preserve_rng_state=False)
@@ -175,23 +170,18 @@ def diagonal(trace: Trace, family: Family) -> Tensor:
     >>> torch.allclose(diagonal(trace, Categorical()), quadratic(trace, Categorical()))
     True
     """
-    carried: Matrix | None = None
-    *inner, last = trace.variances
-    for jacobian, variance in zip(trace.jacobians[:-1], inner, strict=True):
-        carried = _add(carried, variance)
-        if carried is not None:
-            carried = jacobian.push_variance(cast("Tensor", carried))  # or sparse, if affine
-    carried = _add(carried, last)
+    carried = _carried(trace)
     if carried is None:
         return trace.eta.new_zeros(trace.eta.shape[:-1])
     return 0.5 * family.curvature_trace(trace.eta, carried, trace.output.weight)
 
 
 def moments(trace: Trace, family: Family) -> Tensor:
-    """The expectation E A(eta~) - A(eta) itself, for noise at the last site.
+    """The expectation E A(eta~) - A(eta) itself, rather than its second order.
 
-    W, Eq. 1; F. In closed form where the family has one, else that of the gaussian with the
-    moments of eta~.
+    W, Eq. 1; F. Of noise at the last site it is in closed form where the family has one, else
+    that of the gaussian with the moments of eta~. The noise of earlier sites reaches the last one
+    as in :func:`diagonal`.
 
     Parameters
     ----------
@@ -204,11 +194,6 @@ def moments(trace: Trace, family: Family) -> Tensor:
     -------
     Tensor of shape (n_samples,)
         The expectation, in nats.
-
-    Raises
-    ------
-    NotImplementedError
-        If another site is noisy.
 
     Examples
     --------
@@ -225,14 +210,24 @@ def moments(trace: Trace, family: Family) -> Tensor:
     >>> torch.allclose(moments(trace, Poisson()), quadratic(trace, Poisson()))
     False
     """
-    *inner, last = trace.sources
-    variance = trace.variances[-1]
-    if any(source is not None for source in inner):
-        raise NotImplementedError("Moments are known for noise at the last site alone.")
-    if last is None or variance is None:
+    variance = _carried(trace)
+    if variance is None:
         return trace.eta.new_zeros(trace.eta.shape[:-1])
-    noise = NoisyInput(*last, variance, trace.output.weight)
-    return family.jensen_gap(trace.eta, noise)
+    *inner, last = trace.sources
+    arrives = any(source is not None for source in inner)
+    noise, z = (None, variance) if last is None or arrives else last
+    return family.jensen_gap(trace.eta, NoisyInput(noise, z, variance, trace.output.weight))
+
+
+def _carried(trace: Trace) -> Matrix | None:
+    """The variance of what enters the last layer, without the cross terms; None for zero."""
+    carried: Matrix | None = None
+    *inner, last = trace.variances
+    for jacobian, variance in zip(trace.jacobians[:-1], inner, strict=True):
+        carried = _add(carried, variance)
+        if carried is not None:
+            carried = jacobian.push_variance(cast("Tensor", carried))  # or sparse, if affine
+    return _add(carried, last)
 
 
 def parts(
@@ -271,80 +266,124 @@ def parts(
     return [found.get(index) for index in range(len(variances))]
 
 
-def draw_probes(
-    n_samples: int,
-    n_probes: int,
-    rank: int,
-    *,
-    like: Tensor,
+def quadratic_by_tangents(
+    network: NoisyNetwork,
+    family: Family,
+    x: Tensor,
+    n_probes: int = 1,
     generator: torch.Generator | None = None,
-) -> Tensor:
-    """Draw random signs that combine the rows of U.
+) -> tuple[Tensor, Tensor]:
+    r"""An unbiased estimate of :func:`quadratic`, for the price of a forward pass.
 
-    Combination p of a sample is the sum of the rows p, p + n_probes, p + 2 n_probes, ..., each
-    with its sign. Products of different rows cancel on average. Combinations of all rows would
-    have more such products, and would cost `n_probes` times as much.
+    Next to the activations a tangent is pushed forward. At each noisy site the noise's standard
+    deviation enters it, with a random sign for each unit. At the output it is
+
+        j = sum_l J_l (r_l * sqrt(s_l)),    E j j' = sum_l J_l diag(s_l) J_l'
+
+    so that the mean of 1/2 j' A''(eta) j is the whole second order, with all sites and all cross
+    terms, whatever the number of outputs.
 
     Parameters
     ----------
-    n_samples, n_probes, rank : int
-        The numbers of samples, of combinations for each, and of rows of U for each.
-    like : Tensor
-        The signs are on its device and have its dtype.
+    network : NoisyNetwork
+    family : Family
+    x : Tensor of shape (n_samples, n_features)
+        The rows.
+    n_probes : int, default=1
+        The number of tangents of each row, over which the mean is taken.
     generator : torch.Generator, default=None
-        None is torch's global one.
+        Draws the signs. None is torch's global one.
 
     Returns
     -------
-    Tensor of shape (n_samples, ceil(rank / n_probes), n_probes)
-        Plus and minus one.
+    eta : Tensor of shape (1, n_samples, K)
+        The linear predictor.
+    R : Tensor of shape (n_samples,)
+        The estimate, in nats.
 
     Examples
     --------
     >>> import torch
-    >>> from sklearn_margdrop.penalties import draw_probes
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> draw_probes(100, 4, 9, like=torch.empty(0), generator=generator).shape
-    torch.Size([100, 3, 4])
+    >>> from sklearn_margdrop.families import Categorical
+    >>> from sklearn_margdrop.networks import NoisyNetwork
+    >>> from sklearn_margdrop.noise import Dropout
+    >>> from sklearn_margdrop.penalties import quadratic, quadratic_by_tangents
+    >>> network = NoisyNetwork([4, 8, 3], "tanh", {0: Dropout(0.8), 1: Dropout(0.5)})
+    >>> x, family, generator = torch.ones(1, 4), Categorical(), torch.Generator().manual_seed(0)
+    >>> _, R = quadratic_by_tangents(network, family, x, 10_000, generator)
+    >>> torch.allclose(R, quadratic(network.trace(x), family), rtol=0.05)
+    True
     """
-    shape = (n_samples, -(-rank // n_probes), n_probes)
-    negative = random_int16(shape, generator, like.device) < 0
-    return negative.to(like.dtype).mul_(-2).add_(1)
+    trace = network.trace(x)
+    tangents = torch.zeros((), dtype=x.dtype, device=x.device)
+    for jacobian, source in zip(trace.jacobians, trace.sources, strict=True):
+        if source is not None:
+            noise, z = cast("tuple[Noise, Tensor]", source)  # hidden layers take no sparse rows
+            signs = random_signs((n_probes, *z.shape), z, generator)
+            tangents = tangents + noise.deviation(z) * signs
+        if tangents.dim() > 0:
+            tangents = jacobian.push_forward(tangents)
+    return trace.eta.unsqueeze(0), family.second_order(trace.eta, tangents).mean(0)
 
 
-#: Some rows of U, or of their combinations, times the output's weights.
-Pull: TypeAlias = Callable[[slice], Tensor]
+def moments_by_pairs(
+    network: NoisyNetwork,
+    family: Family,
+    x: Tensor,
+    n_probes: int = 1,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""The expectation itself, estimated by pairs of opposite noise.
+
+    With eta+ and eta- the linear predictors of a pair (:meth:`NoisyNetwork.mirrored`), their mean
+    loss is that of the mean predictor and a penalty without labels:
+
+        1/2 [l(eta+) + l(eta-)] = l(m) + 1/2 [A(eta+) + A(eta-)] - A(m),    m = (eta+ + eta-) / 2
+
+    The penalty is never negative, agrees with the quadratic one to second order, and does not fade
+    where predictions are confident. As the noise goes through the layers themselves, rather than
+    through their linearisation, a network cannot hide from it behind the kinks of rectifiers.
+
+    Parameters
+    ----------
+    network, family, x, generator
+        See :func:`quadratic_by_tangents`.
+    n_probes : int, default=1
+        The number of pairs of each row, over which the mean is taken.
+
+    Returns
+    -------
+    eta : Tensor of shape (n_probes, n_samples, K)
+        The mean predictors.
+    R : Tensor of shape (n_samples,)
+        The estimate, in nats.
+
+    Examples
+    --------
+    Without hidden layers it is the expectation over the signs, exactly:
+
+    >>> import torch
+    >>> from sklearn_margdrop.families import Bernoulli
+    >>> from sklearn_margdrop.networks import NoisyNetwork
+    >>> from sklearn_margdrop.noise import Dropout
+    >>> from sklearn_margdrop.penalties import moments_by_pairs
+    >>> network, x = NoisyNetwork([1, 1], noise={0: Dropout(0.5)}), torch.ones(1, 1)
+    >>> _, R = moments_by_pairs(network, Bernoulli(), x)
+    >>> doubled, dropped, kept = (Bernoulli().log_partition(network(t * x)) for t in (2, 0, 1))
+    >>> torch.allclose(R, (doubled + dropped) / 2 - kept)
+    True
+    """
+    above, below = network.mirrored(x, n_probes, generator)
+    mean = 0.5 * (above + below)
+    return mean, family.paired_gap(mean, 0.5 * (above - below)).mean(0)
 
 
-def _factor_rows(scale: Tensor, centre: Tensor | None, weight: Tensor) -> Pull:
-    """The rows scale_k (e_k - centre) times `weight`, of shape (n_samples, n_rows, width)."""
-
-    def pull(rows: slice) -> Tensor:
-        each: Tensor = weight[: scale.shape[-1]][rows]
-        if centre is not None:
-            each = each - mixed_matmul(centre, weight).unsqueeze(-2)
-        return scale[..., rows].unsqueeze(-1) * each
-
-    return pull
-
-
-def _combinations(scale: Tensor, centre: Tensor | None, weight: Tensor, probes: Tensor) -> Pull:
-    """Combinations of these rows times `weight`, of the same shape."""
-    size, n_probes = probes.shape[-2:]
-    rank = scale.shape[-1]
-    missing = size * n_probes - rank
-    scaled = F.pad(scale, (0, missing)).unflatten(-1, (size, n_probes)) * probes
-    signed = scaled.permute(2, 0, 1)
-    rows = F.pad(weight[:rank], (0, 0, 0, missing)).unflatten(0, (size, n_probes)).transpose(0, 1)
-
-    def pull(chosen: slice) -> Tensor:
-        combined = mixed_matmul(signed[chosen], rows[chosen]).transpose(0, 1)
-        if centre is None:
-            return combined
-        total = scaled.sum(-2)[:, chosen].unsqueeze(-1)
-        return torch.baddbmm(combined, total, mixed_matmul(centre, weight).unsqueeze(-2), alpha=-1)
-
-    return pull
+def _factor_rows(scale: Tensor, centre: Tensor | None, weight: Tensor, rows: slice) -> Tensor:
+    """The rows scale_k (e_k - centre) of U, times `weight`: (n_samples, n_rows, width)."""
+    each: Tensor = weight[: scale.shape[-1]][rows]
+    if centre is not None:
+        each = each - mixed_matmul(centre, weight).unsqueeze(-2)
+    return scale[..., rows].unsqueeze(-1) * each
 
 
 def _add(a: Matrix | None, b: Matrix | None) -> Matrix | None:

@@ -23,15 +23,12 @@ class WeightedRows(NamedTuple):
         Weights in the loss.
     penalty_weight : Tensor of shape (n_labeled + n_unlabeled,)
         Weights in the penalty.
-    probes : Tensor of shape (n_labeled + n_unlabeled, n_probes, rank), default=None
-        The probes of the rows, if they are drawn already.
     """
 
     x: Matrix
     y: Tensor
     loss_weight: Tensor
     penalty_weight: Tensor
-    probes: Tensor | None = None
 
     @classmethod
     def of(
@@ -85,10 +82,8 @@ class WeightedRows(NamedTuple):
 
     def at(self, index: slice) -> WeightedRows:
         """The rows at `index`."""
-        x, y, loss_weight, penalty_weight = cast("tuple[Tensor, ...]", self[:4])
-        probes = None if self.probes is None else self.probes[index]
         # Labelled rows come first; there may be none at `index`.
-        return WeightedRows(x[index], y[index], loss_weight[index], penalty_weight[index], probes)
+        return WeightedRows(*(each[index] for each in cast("tuple[Tensor, ...]", self)))
 
     def part(self, index: int, n_parts: int) -> WeightedRows:
         """Part `index` of `n_parts` of dense rows, with its share of unlabelled rows."""

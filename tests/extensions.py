@@ -86,6 +86,9 @@ class Averages(NamedTuple):
 
     size: int
 
+    def push_forward(self, tangent):
+        return tangent.unflatten(-1, (-1, self.size)).mean(-1)
+
     def pull_back(self, cotangent):
         return cotangent.repeat_interleave(self.size, -1) / self.size
 

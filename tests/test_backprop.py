@@ -99,6 +99,23 @@ def test_quadratic_where_it_is_diagonal(sites, monkeypatch):
     assert_same(both_ways(Objective(Categorical(), "quadratic"), network, batch, monkeypatch))
 
 
+@families
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("noise", NOISE_MODELS)
+@pytest.mark.parametrize("sizes", SIZES[1:], ids=str)
+@pytest.mark.parametrize("method", ["quadratic", "moments"])
+@pytest.mark.parametrize("n_probes", [1, 3])
+def test_random_tangents(family, activation, noise, sizes, method, n_probes, monkeypatch):
+    for placement in [(0,), (1,), range(len(sizes) - 1)]:
+        models = {site: make_noise(noise) for site in placement}
+        network = NoisyNetwork(sizes, activation, models, dtype=torch.float64)
+        objective = Objective(family, method, n_probes, alpha=0.1)
+        batch = batch_of(family, sizes, weighted=True, n_unlabeled=3)
+        by_hand = METHODS[method].needs_probes(network)
+        assert by_hand or (method, tuple(placement), len(sizes)) == ("quadratic", (1,), 3)
+        assert_same(both_ways(objective, network, batch, monkeypatch))
+
+
 def test_wide_float32_layers(monkeypatch):
     """The products of wide layers are rounded alike."""
     sizes = (784, 1024, 10)
@@ -106,9 +123,9 @@ def test_wide_float32_layers(monkeypatch):
     network = NoisyNetwork(sizes, "relu", models)
     x = randn(100, 784).abs().float()
     y = make_targets(Categorical(), randn(100, 10, seed=1))
-    for method in ("diagonal", "sampling"):
+    for method, n_probes in [("diagonal", None), ("sampling", None), ("moments", 1)]:
         results = both_ways(
-            Objective(Categorical(), method), network, WeightedRows.of(x, y), monkeypatch
+            Objective(Categorical(), method, n_probes), network, WeightedRows.of(x, y), monkeypatch
         )
         (terms, gradients), (terms_autograd, gradients_autograd) = results
         torch.testing.assert_close(terms, terms_autograd, rtol=1e-5, atol=1e-6)
@@ -116,7 +133,7 @@ def test_wide_float32_layers(monkeypatch):
             assert (gradient - expected).norm() < 1e-3 * expected.norm()
 
 
-@pytest.mark.parametrize("method", ["diagonal", "sampling"])
+@pytest.mark.parametrize("method", ["diagonal", "sampling", "moments"])
 def test_noise_that_does_not_know_its_derivatives(method, monkeypatch):
     monkeypatch.setattr("sklearn_margdrop.noise.NOISE_MODELS", {})
 
@@ -134,7 +151,8 @@ def test_noise_that_does_not_know_its_derivatives(method, monkeypatch):
 
     network = NoisyNetwork((5, 4, 3), "tanh", {0: Sine(1), 1: Sine(1)}, dtype=torch.float64)
     batch = batch_of(Categorical(), (5, 4, 3))
-    assert_same(both_ways(Objective(Categorical(), method), network, batch, monkeypatch))
+    objective = Objective(Categorical(), method, n_probes=2)
+    assert_same(both_ways(objective, network, batch, monkeypatch))
 
 
 @families
@@ -193,10 +211,15 @@ def test_a_family_that_does_not_know_its_derivatives(monkeypatch):
 
     class Coupled(Categorical):
         curvature_trace_vjp = Family.curvature_trace_vjp
+        second_order_vjp = Family.second_order_vjp
 
         def curvature_trace(self, eta, variance, weight):
             return 3 * super().curvature_trace(eta, variance, weight)
 
+        def second_order(self, eta, tangent):
+            return 3 * super().second_order(eta, tangent)
+
     network = NoisyNetwork((5, 4, 3), "tanh", {0: make_noise("dropout")}, dtype=torch.float64)
     batch = batch_of(Categorical(), (5, 4, 3))
-    assert_same(both_ways(Objective(Coupled(), "diagonal"), network, batch, monkeypatch))
+    for objective in (Objective(Coupled(), "diagonal"), Objective(Coupled(), "quadratic", 2)):
+        assert_same(both_ways(objective, network, batch, monkeypatch))

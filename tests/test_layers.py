@@ -28,9 +28,12 @@ def test_linearisation(layer_type):
     torch.testing.assert_close(out, layer(z), rtol=0, atol=0)
     jacobians = torch.stack([jacobian(layer, row) for row in z])
     cotangents = randn(4, 2, out.shape[1], seed=1)
+    tangents = randn(2, 4, 5, seed=3)
     variance = randn(4, 5, seed=2).square()
     exact = {"rtol": 1e-12, "atol": 1e-14}
     torch.testing.assert_close(local.pull_back(cotangents), cotangents @ jacobians, **exact)
+    pushed = torch.einsum("noi,tni->tno", jacobians, tangents)
+    torch.testing.assert_close(local.push_forward(tangents), pushed, **exact)
     pushed = (jacobians @ torch.diag_embed(variance) @ jacobians.mT).diagonal(0, 1, 2)
     torch.testing.assert_close(local.push_variance(variance), pushed, **exact)
 

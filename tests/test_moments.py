@@ -167,7 +167,22 @@ def test_dense_cumulants_in_blocks(monkeypatch):
     torch.testing.assert_close(network.linears[0].weight.grad, grad)
 
 
-def test_hidden_noise_is_refused():
-    network = NoisyNetwork([D, 4, 1], noise={0: Dropout(0.5)}, dtype=torch.float64)
-    with pytest.raises(NotImplementedError, match="last site"):
-        moments(network.trace(randn(N, D)), Bernoulli())
+@families
+@pytest.mark.parametrize("sites", [(0,), (0, 1), (1,)], ids=str)
+def test_noise_of_hidden_layers(family, sites):
+    """The variances of `diagonal` at the last layer, as if all of it were gaussian noise there."""
+    noises = {site: Dropout(0.8) for site in sites}
+    network = NoisyNetwork([D, 4, 3], "tanh", noises, dtype=torch.float64)
+    traced = network.trace(randn(N, D))
+    hidden = network.layers[1](network.layers[0](randn(N, D)))
+    variance = torch.zeros_like(hidden)
+    if 0 in sites:
+        slope = 1 - hidden.square()
+        variance = slope.square() * (traced.variances[0] @ network.linears[0].weight.square().mT)
+    if 1 in sites:
+        variance = variance + 0.25 * hidden.square()
+    noise = layers.NoisyInput(
+        Dropout(0.8) if sites == (1,) else None, hidden, variance, network.linears[1].weight
+    )
+    torch.testing.assert_close(moments(traced, family), family.jensen_gap(traced.eta, noise))
+    assert moments(traced, family).min() > 0

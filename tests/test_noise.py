@@ -8,7 +8,7 @@ from oracles import NULL_STRENGTHS, make_noise, randn, z_score
 from sklearn_margdrop import penalties
 from sklearn_margdrop.families import Categorical
 from sklearn_margdrop.networks import NoisyNetwork
-from sklearn_margdrop.noise import NOISE_MODELS, Noise
+from sklearn_margdrop.noise import NOISE_MODELS, Noise, random_signs
 
 Z = torch.tensor([-2.0, -0.3, 0.1, 0.7, 1.5, 3.0], dtype=torch.float64)
 
@@ -84,6 +84,51 @@ def test_slopes_are_the_derivatives(name):
     drawn, slope = noise.draw(Z, seeded())
     torch.testing.assert_close(drawn, sample.detach(), rtol=0, atol=0)
     torch.testing.assert_close(torch.ones_like(Z) if slope is None else slope, expected)
+
+
+@pytest.mark.parametrize("name", NOISE_MODELS)
+def test_displacements_of_one_deviation(name):
+    noise, signs = make_noise(name), randn(2, *Z.shape, seed=1).sign()
+    z = Z.clone().requires_grad_()
+    expected = signs * noise.deviation(z)
+    (slope,) = torch.autograd.grad(expected[0].sum() + 0 * z.sum(), z)
+    torch.testing.assert_close(noise.deviation(Z).square(), noise.variance(Z))
+    displaced, found = noise.displace(Z, signs.clone())
+    torch.testing.assert_close(displaced, expected.detach())
+    torch.testing.assert_close(torch.zeros_like(Z) if found is None else found[0], slope)
+
+
+def test_the_deviation_has_a_derivative_where_there_is_no_noise():
+    class Fading(Noise):
+        """As strong as the square of the activation."""
+
+        parameter = "noise_std"
+        is_null = False
+
+        def variance(self, z):
+            return z**4
+
+        def sample(self, z, generator=None):
+            raise NotImplementedError
+
+    z = torch.tensor([0.0, 3.0], dtype=torch.float64, requires_grad=True)
+    deviation = Fading(1).deviation(z)
+    (slope,) = torch.autograd.grad(deviation.sum(), z)
+    assert deviation.tolist() == [0, 9]
+    assert slope.tolist() == [0, 6]
+
+
+def test_signs_are_random_and_reproducible():
+    before = torch.get_rng_state()
+    like = torch.empty(0, dtype=torch.float32)
+    first, again = (random_signs((1001, 9), like, torch.Generator().manual_seed(1)) for _ in "ab")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first, again)
+    assert first.dtype == like.dtype
+    assert set(first.flatten().tolist()) == {1.0, -1.0}
+    assert z_score(first.double(), 0.0) < 4
+    assert z_score(first[:, 1:].double() * first[:, :-1].double(), 0.0) < 4
+    assert z_score(first[1:].double() * first[:-1].double(), 0.0) < 4
 
 
 @pytest.mark.parametrize("retain_rate", [2.0**-12, 2.0**-8, 0.3, 0.999, 1 - 2.0**-12])

@@ -1,16 +1,19 @@
 """The penalties against autograd, loops, enumerated masks and known special cases."""
 
+from functools import partial
+
 import oracles
 import pytest
 import torch
 from oracles import NULL_STRENGTHS, expected, make_noise, randn, weights_of, z_score
+from torch.autograd.functional import hessian
 from torch.func import functional_call
 
 from sklearn_margdrop.families import FAMILIES, Bernoulli, Normal
 from sklearn_margdrop.layers import ACTIVATIONS
 from sklearn_margdrop.networks import NoisyNetwork
-from sklearn_margdrop.noise import NOISE_MODELS, Dropout, Gaussian
-from sklearn_margdrop.penalties import diagonal, draw_probes, quadratic
+from sklearn_margdrop.noise import NOISE_MODELS, Dropout, Gaussian, random_signs
+from sklearn_margdrop.penalties import diagonal, probed, quadratic
 
 #: Hidden layers and noisy sites: input, hidden, both, and a single site in the middle.
 LAYOUTS = {
@@ -104,71 +107,99 @@ def test_gradient(family, activation, penalty):
     assert torch.autograd.gradcheck(*of_parameters(penalty, network, family, x))
 
 
-@families
-@pytest.mark.parametrize("n_probes", [1, 2, 3])
-def test_probes_are_unbiased(family, n_probes):
-    """Value, and gradient along a fixed direction."""
-    network, _, x = problem("1-both", "tanh", "dropout", n_outputs=4)
+def value_and_slope(penalty, network, x):
+    """The penalty of some rows, and its derivative along a fixed direction."""
     parameters = list(network.parameters())
     direction = [randn(*p.shape, seed=i) for i, p in enumerate(parameters)]
-    generator = torch.Generator().manual_seed(0)
-
-    def value_and_slope(probes):
-        total = quadratic(network.trace(x), family, probes).sum()
-        # The output layer's bias moves eta alone, which the normal family's R ignores.
-        grads = torch.autograd.grad(total, parameters, materialize_grads=True)
-        slope = sum((g * d).sum() for g, d in zip(grads, direction, strict=True))
-        return torch.stack([total.detach(), slope])
-
-    shape = (len(x), n_probes, family.curvature_rank(4))
-    draws = torch.stack(
-        [value_and_slope(draw_probes(*shape, like=x, generator=generator)) for _ in range(1000)]
-    )
-    exact = value_and_slope(None)
-    if n_probes == shape[-1]:  # one row in each combination
-        torch.testing.assert_close(draws, exact.expand_as(draws), **EXACT)
-    else:
-        assert z_score(draws, exact) < 4
+    total = penalty(network.trace(x)).sum()
+    # The output layer's bias moves eta alone, which the normal family's R ignores.
+    grads = torch.autograd.grad(total, parameters, materialize_grads=True)
+    slope = sum((g * d).sum() for g, d in zip(grads, direction, strict=True))
+    return torch.stack([total.detach(), slope])
 
 
 @families
-@pytest.mark.parametrize("n_probes", [1, 2, 3])
-def test_probes_combine_every_nth_row(family, n_probes):
-    """The rows of U as a matrix, combined and pulled back by autograd's Jacobians."""
-    network, models, x = problem("1-both", "tanh", "dropout", n_outputs=5)
-    rank = family.curvature_rank(5)
+@noises
+@pytest.mark.parametrize("layout", ["1-input", "1-both", "2-middle", "2-both"])
+@pytest.mark.parametrize("n_probes", [1, 3])
+def test_probes_are_unbiased(family, noise, layout, n_probes):
+    """Of the whole second order, with all sites and all cross terms."""
+    network, _, x = problem(layout, "tanh", noise, n_outputs=4)
     generator = torch.Generator().manual_seed(0)
-    probes = draw_probes(len(x), n_probes, rank, like=x, generator=generator)
-    signs = torch.zeros(len(x), n_probes, rank, dtype=x.dtype)
-    for k in range(rank):
-        signs[:, k % n_probes, k] = probes[:, k // n_probes, k % n_probes]
-    z = network.layers[1](network.layers[0](x))
-    rows = signs @ family.curvature_factor(network(x))
-    weights = weights_of(network)
-    jacobian = torch.stack(
-        [torch.func.jacrev(lambda r: oracles.tail(weights, "tanh", 0, r))(row) for row in x]
+    draws = torch.stack(
+        [
+            value_and_slope(
+                lambda trace: probed(trace, family.second_order, n_probes, generator), network, x
+            )
+            for _ in range(1000)
+        ]
     )
-    total = (rows @ weights[1][0]).square().sum(1) * models[1].variance(z)
-    expected_value = total.sum(1) + (
-        (rows @ jacobian).square().sum(1) * models[0].variance(x)
-    ).sum(1)
-    value = quadratic(network.trace(x), family, probes)
-    torch.testing.assert_close(value, 0.5 * expected_value, **EXACT)
+    exact = value_and_slope(lambda trace: quadratic(trace, family), network, x)
+    assert z_score(draws, exact) < 4
 
 
-def test_probes_are_reproducible_signs():
-    before = torch.get_rng_state()
-    like = randn(1, dtype=torch.float32)
-    first, again = (
-        draw_probes(50, 4, 6, like=like, generator=torch.Generator().manual_seed(1))
-        for _ in range(2)
-    )
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(first, again)
-    assert first.dtype == like.dtype
-    assert first.shape == (50, 2, 4)  # six rows in four combinations
-    assert set(first.flatten().tolist()) == {1.0, -1.0}
-    assert z_score(first.double(), 0.0) < 4
+@families
+@activations
+@noises
+@layouts
+@pytest.mark.parametrize("probe", ["second_order", "paired_gap"])
+def test_probes_are_expectations_over_the_signs(family, activation, noise, layout, probe):
+    """Tangents by autograd's Jacobians, and A itself, for the same signs."""
+    network, models, x = problem(layout, activation, noise)
+    weights, eta = weights_of(network), network(x).detach()
+    generator = torch.Generator().manual_seed(0)
+    tangents = torch.zeros(2, *eta.shape, dtype=eta.dtype)
+    zs = oracles.sites_of(weights, activation, x)
+    for site, model in models.items():
+        signs = random_signs((2, *zs[site].shape), x, generator)
+        for n, z in enumerate(zs[site]):
+            jacobian = torch.func.jacrev(partial(oracles.tail, weights, activation, site))(z)
+            # Of either sign, as the root is.
+            tangents[:, n] += (signs[:, n] * model.deviation(z)) @ jacobian.mT
+            torch.testing.assert_close(model.deviation(z).square(), model.variance(z))
+    if probe == "paired_gap":
+        pair = family.log_partition(eta + tangents) + family.log_partition(eta - tangents)
+        slow = 0.5 * pair - family.log_partition(eta)
+    else:
+        hessians = torch.stack([hessian(family.log_partition, row) for row in eta])
+        slow = 0.5 * torch.einsum("rnk,nkl,rnl->rn", tangents, hessians, tangents)
+    generator.manual_seed(0)
+    found = probed(network.trace(x), getattr(family, probe), 2, generator)
+    torch.testing.assert_close(found, slow.mean(0), rtol=1e-9, atol=1e-12)
+    assert found.max() > 0
+
+
+@families
+@pytest.mark.parametrize("probe", ["second_order", "paired_gap"])
+def test_gradient_of_probes(family, probe):
+    network, _, x = problem("2-both", "tanh", "dropout", n_rows=2, n_outputs=2)
+
+    def penalty(trace, family):
+        return probed(trace, getattr(family, probe), 2, torch.Generator().manual_seed(0))
+
+    assert torch.autograd.gradcheck(*of_parameters(penalty, network, family, x))
+
+
+@families
+def test_paired_gap_agrees_to_second_order(family):
+    eta, tangent = randn(20, 3), 0.1 * randn(20, 3, seed=1)
+    errors = [
+        (family.paired_gap(eta, t) - family.second_order(eta, t)).abs().max()
+        for t in (tangent, tangent / 2)
+    ]
+    assert errors[1] < errors[0] / 14 or errors[0] < 1e-12  # of the fourth order
+
+
+@families
+@pytest.mark.parametrize("probe", ["second_order", "paired_gap"])
+def test_probes_are_never_negative_and_zero_without_noise(family, probe):
+    eta, tangent = 5 * randn(200, 3), 5 * randn(2, 200, 3, seed=1)
+    of = getattr(family, probe)
+    assert of(eta, tangent).min() >= 0
+    assert of(eta.float(), 1e-3 * tangent.float()).min() >= 0
+    assert not of(eta, torch.zeros_like(tangent)).any()
+    silent = NoisyNetwork([4, 4, 3], dtype=torch.float64)
+    assert not probed(silent.trace(randn(5, 4)), of).any()
 
 
 @pytest.mark.parametrize("family", [FAMILIES[n]() for n in FAMILIES if n != "normal"], ids=repr)

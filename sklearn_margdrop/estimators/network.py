@@ -241,9 +241,8 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
 
     def _smaller(self, on_gpu: bool) -> list[str]:
         changes = [f"lower batch_size (now {self.batch_size})"]
-        if NETWORK_METHODS[self.method].takes_probes:
-            set_or_lower = "set" if self.n_probes is None else "lower"
-            changes.insert(0, f"{set_or_lower} n_probes (now {self.n_probes})")
+        if NETWORK_METHODS[self.method].estimate is not None:
+            changes.insert(0, f"set n_probes=1 (now {self.n_probes})")
         return [*changes, f"lower hidden_layer_sizes (now {self.hidden_layer_sizes})"]
 
     def _not_converged(self) -> str:

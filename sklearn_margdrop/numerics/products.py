@@ -31,7 +31,7 @@ from sklearn_margdrop.numerics.torch_private import (
 _MIN_ELEMENTS = 2**15
 
 #: Products of fewer multiplications than this do not repay oneDNN's preparations.
-_MIN_MULTIPLICATIONS = 2**20
+_MIN_MULTIPLICATIONS = 2**22
 
 
 def linear(x: Matrix, weight: Tensor, bias: Tensor | None = None) -> Tensor:
