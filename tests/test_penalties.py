@@ -1,6 +1,7 @@
 """The penalties against autograd, loops, enumerated masks and known special cases."""
 
 from functools import partial
+from itertools import product
 
 import oracles
 import pytest
@@ -13,7 +14,12 @@ from sklearn_margdrop.families import FAMILIES, Bernoulli, Normal
 from sklearn_margdrop.layers import ACTIVATIONS
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import NOISE_MODELS, Dropout, Gaussian, random_signs
-from sklearn_margdrop.penalties import diagonal, probed, quadratic
+from sklearn_margdrop.penalties import (
+    diagonal,
+    moments_by_pairs,
+    quadratic,
+    quadratic_by_tangents,
+)
 
 #: Hidden layers and noisy sites: input, hidden, both, and a single site in the middle.
 LAYOUTS = {
@@ -80,8 +86,8 @@ def test_never_negative_and_zero_without_noise(family, noise, penalty):
     torch.testing.assert_close(zero, torch.zeros_like(zero), rtol=0, atol=0)
 
 
-def of_parameters(penalty, network, family, x):
-    """The penalty as a function of the input and of every weight and bias."""
+def of_parameters(terms, network, x):
+    """Terms of the network as a function of the input and of every weight and bias."""
     names = [name for name, _ in network.named_parameters()]
 
     class Traced(torch.nn.Module):
@@ -90,7 +96,7 @@ def of_parameters(penalty, network, family, x):
             self.network = network
 
         def forward(self, x):
-            return penalty(self.network.trace(x), family)
+            return terms(self.network, x)
 
     def function(x, *parameters):
         named = {f"network.{n}": p for n, p in zip(names, parameters, strict=True)}
@@ -104,37 +110,38 @@ def of_parameters(penalty, network, family, x):
 @pytest.mark.parametrize("penalty", [diagonal, quadratic])
 def test_gradient(family, activation, penalty):
     network, _, x = problem("2-both", activation, "dropout", n_rows=2, n_outputs=2)
-    assert torch.autograd.gradcheck(*of_parameters(penalty, network, family, x))
+    assert torch.autograd.gradcheck(
+        *of_parameters(lambda network, x: penalty(network.trace(x), family), network, x)
+    )
 
 
-def value_and_slope(penalty, network, x):
-    """The penalty of some rows, and its derivative along a fixed direction."""
+def value_and_slope(values, network):
+    """Their sum, and its derivative along a fixed direction of the parameters."""
     parameters = list(network.parameters())
     direction = [randn(*p.shape, seed=i) for i, p in enumerate(parameters)]
-    total = penalty(network.trace(x)).sum()
     # The output layer's bias moves eta alone, which the normal family's R ignores.
-    grads = torch.autograd.grad(total, parameters, materialize_grads=True)
+    grads = torch.autograd.grad(values.sum(), parameters, materialize_grads=True)
     slope = sum((g * d).sum() for g, d in zip(grads, direction, strict=True))
-    return torch.stack([total.detach(), slope])
+    return torch.stack([values.sum().detach(), slope])
 
 
 @families
 @noises
 @pytest.mark.parametrize("layout", ["1-input", "1-both", "2-middle", "2-both"])
 @pytest.mark.parametrize("n_probes", [1, 3])
-def test_probes_are_unbiased(family, noise, layout, n_probes):
+def test_tangents_are_unbiased(family, noise, layout, n_probes):
     """Of the whole second order, with all sites and all cross terms."""
     network, _, x = problem(layout, "tanh", noise, n_outputs=4)
     generator = torch.Generator().manual_seed(0)
     draws = torch.stack(
         [
             value_and_slope(
-                lambda trace: probed(trace, family.second_order, n_probes, generator), network, x
+                quadratic_by_tangents(network, family, x, n_probes, generator)[1], network
             )
             for _ in range(1000)
         ]
     )
-    exact = value_and_slope(lambda trace: quadratic(trace, family), network, x)
+    exact = value_and_slope(quadratic(network.trace(x), family), network)
     assert z_score(draws, exact) < 4
 
 
@@ -142,9 +149,7 @@ def test_probes_are_unbiased(family, noise, layout, n_probes):
 @activations
 @noises
 @layouts
-@pytest.mark.parametrize("probe", ["second_order", "paired_gap"])
-def test_probes_are_expectations_over_the_signs(family, activation, noise, layout, probe):
-    """Tangents by autograd's Jacobians, and A itself, for the same signs."""
+def test_tangents_are_those_of_autograd(family, activation, noise, layout):
     network, models, x = problem(layout, activation, noise)
     weights, eta = weights_of(network), network(x).detach()
     generator = torch.Generator().manual_seed(0)
@@ -154,52 +159,105 @@ def test_probes_are_expectations_over_the_signs(family, activation, noise, layou
         signs = random_signs((2, *zs[site].shape), x, generator)
         for n, z in enumerate(zs[site]):
             jacobian = torch.func.jacrev(partial(oracles.tail, weights, activation, site))(z)
-            # Of either sign, as the root is.
             tangents[:, n] += (signs[:, n] * model.deviation(z)) @ jacobian.mT
-            torch.testing.assert_close(model.deviation(z).square(), model.variance(z))
-    if probe == "paired_gap":
-        pair = family.log_partition(eta + tangents) + family.log_partition(eta - tangents)
-        slow = 0.5 * pair - family.log_partition(eta)
-    else:
-        hessians = torch.stack([hessian(family.log_partition, row) for row in eta])
-        slow = 0.5 * torch.einsum("rnk,nkl,rnl->rn", tangents, hessians, tangents)
+    hessians = torch.stack([hessian(family.log_partition, row) for row in eta])
+    slow = 0.5 * torch.einsum("rnk,nkl,rnl->rn", tangents, hessians, tangents).mean(0)
     generator.manual_seed(0)
-    found = probed(network.trace(x), getattr(family, probe), 2, generator)
-    torch.testing.assert_close(found, slow.mean(0), rtol=1e-9, atol=1e-12)
+    (found_eta,), found = quadratic_by_tangents(network, family, x, 2, generator)
+    torch.testing.assert_close(found_eta, eta)
+    torch.testing.assert_close(found, slow, rtol=1e-9, atol=1e-12)
     assert found.max() > 0
 
 
 @families
-@pytest.mark.parametrize("probe", ["second_order", "paired_gap"])
-def test_gradient_of_probes(family, probe):
+@activations
+@noises
+@layouts
+def test_pairs_are_mean_losses_under_opposite_noise(family, activation, noise, layout):
+    """Layer by layer, with the noise of a row and of its opposite written out."""
+    network, models, x = problem(layout, activation, noise)
+    y = oracles.make_targets(family, randn(3, 3, seed=1))
+    generator = torch.Generator().manual_seed(0)
+    pair = [x.expand(2, *x.shape)] * 2
+    for site, layer in enumerate(weights_of(network)):
+        if site in models:
+            signs = random_signs((2, *pair[0].shape[1:]), x, generator)
+            pair = [
+                z + sign * signs * models[site].deviation(z)
+                for sign, z in zip((1, -1), pair, strict=True)
+            ]
+        pair = [oracles.tail([layer], activation, 0, z) for z in pair]
+        if site < len(network.linears) - 1:
+            pair = [ACTIVATIONS[activation]()(z) for z in pair]
+    slow = torch.stack([family.loss(eta, y) for z in pair for eta in z]).mean(0)
+    generator.manual_seed(0)
+    etas, R = moments_by_pairs(network, family, x, 2, generator)
+    loss = torch.stack([family.loss(eta, y) for eta in etas]).mean(0)
+    torch.testing.assert_close(loss + R, slow, rtol=1e-10, atol=1e-12)
+    assert R.min() >= 0
+    assert R.max() > 0
+
+
+@families
+@noises
+def test_pairs_without_hidden_layers_are_the_expectation_over_the_signs(family, noise):
+    """All 2^4 signs; with dropout at q = 1/2 these are all masks."""
+    model = make_noise(noise, {"retain_rate": 0.5, "noise_std": 0.7})
+    network = NoisyNetwork([4, 3], noise={0: model}, dtype=torch.float64)
+    (weight, bias), x = weights_of(network)[0], randn(3, 4)
+    signs = torch.tensor(list(product([-1.0, 1.0], repeat=4)), dtype=x.dtype)
+    eta = (x.unsqueeze(1) + signs * model.deviation(x).unsqueeze(1)) @ weight.mT + bias
+    exact = family.log_partition(eta).mean(1) - family.log_partition(x @ weight.mT + bias)
+    generator = torch.Generator().manual_seed(0)
+    draws = [moments_by_pairs(network, family, x, 1, generator)[1].detach() for _ in range(1000)]
+    assert z_score(torch.stack(draws), exact) < 4
+
+
+@families
+@pytest.mark.parametrize("estimate", [quadratic_by_tangents, moments_by_pairs])
+def test_estimates_agree_with_the_second_order_for_weak_noise(family, estimate):
+    """The error falls fourfold when the standard deviation halves, relative to R itself."""
+    errors = []
+    for std in (0.02, 0.01):
+        network = NoisyNetwork(
+            [4, 5, 3], "tanh", dict.fromkeys((0, 1), Gaussian(std)), dtype=torch.float64
+        )
+        generator = torch.Generator().manual_seed(0)
+        _, R = estimate(network, family, randn(3, 4), 1, generator)
+        generator.manual_seed(0)
+        _, tangents = quadratic_by_tangents(network, family, randn(3, 4), 1, generator)
+        errors.append((R / tangents - 1).abs().max().item())
+    assert errors == [0, 0] or 3.5 < errors[0] / errors[1] < 4.5
+
+
+@families
+@pytest.mark.parametrize("estimate", [quadratic_by_tangents, moments_by_pairs])
+def test_gradient_of_estimates(family, estimate):
     network, _, x = problem("2-both", "tanh", "dropout", n_rows=2, n_outputs=2)
 
-    def penalty(trace, family):
-        return probed(trace, getattr(family, probe), 2, torch.Generator().manual_seed(0))
+    def terms(network, x):
+        return estimate(network, family, x, 2, torch.Generator().manual_seed(0))
 
-    assert torch.autograd.gradcheck(*of_parameters(penalty, network, family, x))
-
-
-@families
-def test_paired_gap_agrees_to_second_order(family):
-    eta, tangent = randn(20, 3), 0.1 * randn(20, 3, seed=1)
-    errors = [
-        (family.paired_gap(eta, t) - family.second_order(eta, t)).abs().max()
-        for t in (tangent, tangent / 2)
-    ]
-    assert errors[1] < errors[0] / 14 or errors[0] < 1e-12  # of the fourth order
+    assert torch.autograd.gradcheck(*of_parameters(terms, network, x))
 
 
 @families
-@pytest.mark.parametrize("probe", ["second_order", "paired_gap"])
-def test_probes_are_never_negative_and_zero_without_noise(family, probe):
+@pytest.mark.parametrize("penalty", ["second_order", "paired_gap"])
+def test_penalties_of_a_displacement_are_never_negative(family, penalty):
     eta, tangent = 5 * randn(200, 3), 5 * randn(2, 200, 3, seed=1)
-    of = getattr(family, probe)
+    of = getattr(family, penalty)
     assert of(eta, tangent).min() >= 0
     assert of(eta.float(), 1e-3 * tangent.float()).min() >= 0
     assert not of(eta, torch.zeros_like(tangent)).any()
-    silent = NoisyNetwork([4, 4, 3], dtype=torch.float64)
-    assert not probed(silent.trace(randn(5, 4)), of).any()
+
+
+@families
+@pytest.mark.parametrize("estimate", [quadratic_by_tangents, moments_by_pairs])
+def test_estimates_are_zero_without_noise(family, estimate):
+    network = NoisyNetwork([4, 4, 3], dtype=torch.float64)
+    eta, R = estimate(network, family, randn(5, 4))
+    assert not R.any()
+    torch.testing.assert_close(eta[0], network(randn(5, 4)))
 
 
 @pytest.mark.parametrize("family", [FAMILIES[n]() for n in FAMILIES if n != "normal"], ids=repr)

@@ -37,7 +37,7 @@ from sklearn_margdrop.noise import NOISE_MODELS, Dropout, Gaussian, Noise
 from sklearn_margdrop.numerics.quadrature import logsumexp_gap, softplus_gap
 from sklearn_margdrop.numerics.sparse import Matrix, SparseMatrix
 from sklearn_margdrop.objective import Objective, Terms
-from sklearn_margdrop.penalties import diagonal, moments, probed, quadratic
+from sklearn_margdrop.penalties import diagonal, moments, moments_by_pairs, quadratic
 from sklearn_margdrop.training.optimizers import Fisher, FisherLBFGS
 from sklearn_margdrop.weighting import WeightedRows
 
@@ -98,7 +98,7 @@ def test_networks_and_penalties() -> None:
     assert_type(traced.output.weight, Tensor)
     family = Categorical()
     assert_type(quadratic(traced, family), Tensor)
-    assert_type(probed(traced, family.paired_gap), Tensor)
+    assert_type(moments_by_pairs(network, family, torch.ones(4, 3)), tuple[Tensor, Tensor])
     assert_type(diagonal(traced, family), Tensor)
     assert_type(softplus_gap(torch.zeros(2), torch.ones(2)), Tensor)
     assert_type(logsumexp_gap(torch.zeros(2, 3), torch.ones(2, 3)), Tensor)

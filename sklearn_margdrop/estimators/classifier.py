@@ -56,16 +56,20 @@ class MarginalizedDropoutClassifier(BaseMarginalizedClassifier, BaseMarginalized
         Standard deviation of gaussian noise, in the units of the activations (of the features,
         at the input). 0 is no noise.
 
-    method : {"diagonal", "quadratic", "sampling"}, default="diagonal"
-        How the expectation over the noise is evaluated. `"diagonal"` pushes variances through
-        the layers and drops their cross terms (P, Eq. 9), about the cost of a second forward
-        pass. `"quadratic"` is the exact second-order penalty (P, Eq. 8). `"sampling"` draws
-        the noise: ordinary dropout.
+    method : {"diagonal", "moments", "quadratic", "sampling"}, default="moments"
+        How the expectation over the noise is evaluated. `"moments"` is the expectation itself,
+        estimated by pairs of opposite noise that go through the layers with the rows: about the
+        cost of a second forward pass. `"quadratic"` is the second order (P, Eq. 8), estimated by
+        random tangents at the same cost. `"diagonal"` is the second order without the cross terms
+        between units (P, Eq. 9); it draws nothing. `"sampling"` draws the noise itself: ordinary
+        dropout.
 
-    n_probes : int, default=None
-        With ``method="quadratic"``, the number of random combinations that stand for the
-        outputs: unbiased, at a cost in the hidden layers that does not depend on the number of
-        outputs. None is exact.
+    n_probes : int or None, default=1
+        With ``method="moments"`` and ``method="quadratic"``, the pairs or tangents of each row,
+        whose mean is taken; their signs are drawn anew in each step. None draws nothing:
+        `"quadratic"` is exact then, at a cost that grows with the number of outputs, and
+        `"moments"` is the expectation under noise whose variances pass the hidden layers as in
+        `"diagonal"`. Without hidden layers nothing is ever drawn.
 
     alpha : float, default=1e-4
         Strength of the L2 penalty ``alpha / 2 * ||weights||^2``, added to the mean loss over
@@ -240,8 +244,8 @@ class MarginalizedDropoutClassifier(BaseMarginalizedClassifier, BaseMarginalized
         noise_placement: str | ArrayLike = "both",
         retain_rate: str | ArrayLike = "auto",
         noise_std: ArrayLike = 0.1,
-        method: str = "diagonal",
-        n_probes: int | None = None,
+        method: str = "moments",
+        n_probes: int | None = 1,
         alpha: float = 1e-4,
         unlabeled_discount: float = 1.0,
         solver: str = "adam",
