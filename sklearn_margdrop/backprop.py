@@ -18,7 +18,7 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from sklearn_margdrop.families import Family
+from sklearn_margdrop.family import Family
 from sklearn_margdrop.layers import ACTIVATIONS, Elementwise, Identity, Mask, linearize
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import Noise, random_signs

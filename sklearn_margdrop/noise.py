@@ -101,7 +101,7 @@ class Noise(ABC):
         `signs` has the shape (..., n_samples, width), and may be overwritten.
         """
         deviation, slope = _slope(self.deviation, z)
-        return signs * deviation, signs * slope
+        return signs * deviation, None if slope is None else signs * slope
 
     def draw(
         self, z: Tensor, generator: torch.Generator | None = None
@@ -211,7 +211,7 @@ class Dropout(Noise):
     def _relative_deviation(self) -> float:
         """That of a unit of size one."""
         q = self.strength
-        return ((1 - q) / q) ** 0.5
+        return math.sqrt((1 - q) / q)
 
     def cumulant(self, z: Tensor, weight: Tensor) -> Tensor:
         q = self.strength

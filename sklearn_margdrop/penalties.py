@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from sklearn_margdrop.families import Family
+from sklearn_margdrop.family import Family
 from sklearn_margdrop.layers import Affine, NoisyInput
 from sklearn_margdrop.networks import NoisyNetwork, Trace
 from sklearn_margdrop.noise import Noise, random_signs

@@ -242,16 +242,6 @@ def test_gradient_of_estimates(family, estimate):
 
 
 @families
-@pytest.mark.parametrize("penalty", ["second_order", "paired_gap"])
-def test_penalties_of_a_displacement_are_never_negative(family, penalty):
-    eta, tangent = 5 * randn(200, 3), 5 * randn(2, 200, 3, seed=1)
-    of = getattr(family, penalty)
-    assert of(eta, tangent).min() >= 0
-    assert of(eta.float(), 1e-3 * tangent.float()).min() >= 0
-    assert not of(eta, torch.zeros_like(tangent)).any()
-
-
-@families
 @pytest.mark.parametrize("estimate", [quadratic_by_tangents, moments_by_pairs])
 def test_estimates_are_zero_without_noise(family, estimate):
     network = NoisyNetwork([4, 4, 3], dtype=torch.float64)
