@@ -89,6 +89,7 @@ WRONG = {
     "unlabeled_discount": [-1.0, math.nan, math.inf, None],
     "solver": ["newton", None, "ADAM"],
     "batch_size": [0, -5, 2.5, "all", None],
+    "learning_rate": ["adaptive", None, 0.1],
     "learning_rate_init": [0, -0.1, math.nan, math.inf, "fast", None],
     "learning_rate_decay": [-1, math.nan, None],
     "momentum": [1.1, -0.1, math.nan, None],
@@ -173,8 +174,8 @@ def _parameters(estimator):
     if is_glm(estimator):
         return common | {"fit_intercept", "n_restarts"}
     common |= {"hidden_layer_sizes", "activation", "noise_placement", "n_probes", "momentum"}
-    common |= {"learning_rate_decay", "n_iter_no_change", "early_stopping", "shuffle"}
-    return common | {"validation_fraction", "pretrainer", "callbacks"}
+    common |= {"learning_rate", "learning_rate_decay", "n_iter_no_change", "early_stopping"}
+    return common | {"shuffle", "validation_fraction", "pretrainer", "callbacks"}
 
 
 def _needed(wrong, estimator, parameters):
@@ -288,6 +289,9 @@ def _draw_parameters(choose, estimator, data, wide, share=0.5):
             ),
         }
         drawn |= _draw_sites(choose, n_hidden, strengths)
+        scheduled = any("schedule" in each for each in drawn["callbacks"] or ())
+        other = scheduled or drawn["learning_rate_decay"] > 0
+        always["learning_rate"] = "constant" if other else one(["constant", "cosine"])
     names = sorted(drawn)
     kept = {name: drawn[name] for name in names if choose.random() < share}
     if "noise_placement" in kept and "retain_rate" in drawn:

@@ -135,7 +135,7 @@ class BaseMarginalizedEstimator(
     n_iter_: int
     loss_curve_: list[float]
     net_: TargetNet
-    max_iter: int
+    max_iter: Any
     checkpoint: str | PathLike[str] | None
     # Parameters of some estimators alone:
     accelerator: Any = None
@@ -268,8 +268,9 @@ class BaseMarginalizedEstimator(
     def _fit_anew(self, call: Call, *data: Any) -> Outcome:
         """Train a new net, which takes over from the last one if the call goes on from it."""
         if not call.incremental:
+            most = self._most_epochs()
             call.task = self._init_callback_context(
-                max_subtasks=self.max_iter * (1 + self.n_restarts)
+                max_subtasks=None if most is None else most * (1 + self.n_restarts)
             )
         given = self.random_state
         call.device = check_device(check_accelerator(self.accelerator, self.device))
@@ -387,6 +388,10 @@ class BaseMarginalizedEstimator(
             if self._keeps_sparse and sparse.issparse(X) != sparse.issparse(X_unlabeled):
                 X, X_unlabeled = (sparse.csr_array(each, dtype=dtype) for each in (X, X_unlabeled))
         return X, y, weight, X_unlabeled
+
+    def _most_epochs(self) -> int | None:
+        """The most epochs of a fit; None where that depends on the data."""
+        return int(self.max_iter)
 
     def _new_net(
         self, rows: Rows, call: Call, hidden: Sequence[int], seed: int, **parameters: Any

@@ -86,20 +86,32 @@ class MarginalizedDropoutClassifier(BaseMarginalizedClassifier, BaseMarginalized
         Largest number of rows in a batch; the rows are cut into batches of equal size. `"auto"`
         is ``min(200, n_samples)``.
 
+    learning_rate : {"constant", "cosine"}, default="constant"
+        How the step size goes on from `learning_rate_init`. `"constant"` keeps it, but for
+        `learning_rate_decay`, until `tol` or `max_iter` ends the fit. `"cosine"` lets it fall to
+        almost zero along half a cosine, step by step over the whole of `max_iter`, which each call
+        of `fit` then trains for: neither `tol` nor `n_iter_no_change` ends it, and its end is no
+        `ConvergenceWarning`. As the length of a stream is not known, `partial_fit` keeps the step
+        size constant in either case. Other schedules, `learning_rate_decay` or an `LRScheduler`
+        among `callbacks`, need `"constant"`.
+
     learning_rate_init : float, default=0.004
-        Step size in the first epoch. With ``solver="adam"`` the weights of the features move by
+        Step size at the beginning. With ``solver="adam"`` the weights of the features move by
         it over the features' typical size (the root mean square of those that are not zero), so
         that the units of `X` do not matter. Where the objective explodes, training goes back to
         the best weights so far and on at half of it, with a warning at the end.
 
     learning_rate_decay : float, default=0.0
-        The step size of epoch i = 0, 1, ... is ``learning_rate_init / (1 + decay * i)``.
+        The step size of epoch i = 0, 1, ... is ``learning_rate_init / (1 + decay * i)``, with
+        ``learning_rate="constant"``.
 
     momentum : float, default=0.9
         Momentum in [0, 1] of ``solver="sgd"``.
 
-    max_iter : int, default=200
-        Largest number of epochs (passes over the labelled rows) of a fit.
+    max_iter : int or "auto", default=200
+        Largest number of epochs (passes over the labelled rows) of a fit; with
+        ``learning_rate="cosine"`` their number. `"auto"` is 200, and with a cosine as many as make
+        about 4000 steps (batches), but at least 15 and at most 500.
 
     tol : float, default=2e-3
         The fit ends when the objective, or with `early_stopping` the validation score, goes for
@@ -107,11 +119,11 @@ class MarginalizedDropoutClassifier(BaseMarginalizedClassifier, BaseMarginalized
         A regressor's objective is measured in units of the loss of the best constant.
 
     n_iter_no_change : int or float, default=10
-        See `tol`. ``np.inf`` runs all `max_iter` epochs.
+        See `tol`. ``np.inf`` runs all `max_iter` epochs, as ``learning_rate="cosine"`` does.
 
     early_stopping : bool, default=False
         Whether to set a part of the training data aside, stop when the score on it no longer
-        improves, and keep the weights that scored best.
+        improves (with ``learning_rate="constant"``), and keep the weights that scored best.
 
     validation_fraction : float, default=0.1
         That part, between 0 and 1. Used only with `early_stopping`.
@@ -120,8 +132,9 @@ class MarginalizedDropoutClassifier(BaseMarginalizedClassifier, BaseMarginalized
         Whether to visit the rows in a new order each epoch.
 
     warm_start : bool, default=False
-        Whether `fit` goes on from where the previous call ended, also with what was left of
-        `learning_rate_init` unless that has been set anew.
+        Whether `fit` goes on from where the previous call ended, also with what explosions left
+        of `learning_rate_init` unless that has been set anew. With ``learning_rate="cosine"`` each
+        call runs a whole schedule.
 
     checkpoint : str or path-like, default=None
         Folder that keeps the state of `fit` at the end of each epoch. The same fit started
@@ -250,10 +263,11 @@ class MarginalizedDropoutClassifier(BaseMarginalizedClassifier, BaseMarginalized
         unlabeled_discount: float = 1.0,
         solver: str = "adam",
         batch_size: int | str = 100,
+        learning_rate: str = "constant",
         learning_rate_init: float = 0.004,
         learning_rate_decay: float = 0.0,
         momentum: float = 0.9,
-        max_iter: int = 200,
+        max_iter: int | str = 200,
         tol: float = 2e-3,
         n_iter_no_change: float = 10,
         early_stopping: bool = False,
@@ -281,6 +295,7 @@ class MarginalizedDropoutClassifier(BaseMarginalizedClassifier, BaseMarginalized
         self.unlabeled_discount = unlabeled_discount
         self.solver = solver
         self.batch_size = batch_size
+        self.learning_rate = learning_rate
         self.learning_rate_init = learning_rate_init
         self.learning_rate_decay = learning_rate_decay
         self.momentum = momentum

@@ -47,7 +47,7 @@ class Ending:
 
     @abstractmethod
     def _not_converged(self) -> str:
-        """What to say when `max_iter` was too small."""
+        """What to say when `max_iter` was too small; empty where it cannot be."""
 
     def _where(self, net: TargetNet) -> str:
         """What was interrupted."""
@@ -135,7 +135,9 @@ def worse_than_a_constant(net: TargetNet, rows: Rows, solver: Solver, tol: float
         changes.append(f"Raise learning_rate_init (now {net.lr:g}).")
     if net.stop_reason_ == "stopped":
         changes.append("A callback ended it: let it wait for longer.")
-    if not changes:
+    if not changes and net.stop_reason_ == "max_iter":
+        changes.append("Raise max_iter.")
+    elif not changes:
         longer = "Train for longer, or lower tol."
         early = "Raise n_iter_no_change or validation_fraction, which ended it early."
         changes.append(longer if net.best_score_ is None else early)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -43,14 +44,21 @@ from sklearn_margdrop.numerics.devices import to_array
 from sklearn_margdrop.numerics.memory import blocks
 from sklearn_margdrop.training.batches import Features, Rows
 from sklearn_margdrop.training.callbacks import (
+    CosineDecay,
     InverseDecay,
     Stopping,
     check_callbacks,
     check_validation,
     freezes,
+    schedules_rates,
 )
 from sklearn_margdrop.training.engine import Engine
+from sklearn_margdrop.training.fingerprint import describe
+from sklearn_margdrop.training.schedules import auto_epochs
 from sklearn_margdrop.training.solvers import GLM_SOLVERS, NETWORK_SOLVERS, one_of
+
+#: What ``max_iter="auto"`` stands for, where `tol` ends a fit.
+_AUTO_EPOCHS = 200
 
 #: Solvers that networks do not have, and why is told.
 _FULL_BATCH = {name for name, solver in GLM_SOLVERS.items() if solver.full_batch}
@@ -77,9 +85,11 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         "n_probes": [Interval(Integral, 1, None, closed="left"), None],
         "solver": [StrOptions(NETWORK_SOLVERS.keys()), Hidden(StrOptions(_FULL_BATCH))],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [StrOptions({"constant", "cosine"})],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "learning_rate_decay": [Interval(Real, 0, None, closed="left")],
         "momentum": [Interval(Real, 0, 1, closed="both")],
+        "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
@@ -102,6 +112,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     def _check_parameters(self) -> None:
         hidden, _ = self._layers()
         check_callbacks(self.callbacks)
+        self._check_schedule()
         if self.solver in _FULL_BATCH:
             raise ValueError(
                 f"solver must be {one_of(NETWORK_SOLVERS)}. {self.solver!r} takes all rows at "
@@ -118,6 +129,27 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             raise ValueError(
                 "pretrainer needs a hidden layer; with hidden_layer_sizes=() set pretrainer=None."
             )
+
+    def _check_schedule(self) -> None:
+        other = "learning_rate_decay > 0" if self.learning_rate_decay > 0 else None
+        if schedules_rates(self.callbacks or ()):
+            other = "an LRScheduler among callbacks"
+        if self.learning_rate != "constant" and other is not None:
+            raise ValueError(
+                f"learning_rate={self.learning_rate!r} is a schedule, and so is {other}: set "
+                "learning_rate='constant' to use the latter."
+            )
+
+    def _identity(self, call: Call, data: str) -> dict[str, str]:
+        identity = super()._identity(call, data)
+        if self.learning_rate == "cosine":  # each step depends on the length
+            identity["max_iter"] = describe(self.max_iter)
+        return identity
+
+    def _most_epochs(self) -> int | None:
+        if self.max_iter != "auto":
+            return int(self.max_iter)
+        return None if self.learning_rate == "cosine" else _AUTO_EPOCHS
 
     def _train(self, rows: Rows, valid: Rows | None, call: Call) -> TargetNet:
         if call.continuing:
@@ -142,7 +174,9 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         if not call.continuing or net.module__activation != self.net_.module__activation:
             _find_centres(net.module_, rows)
         checkpoint = None if call.checkpoints is None else call.checkpoints.of(0)
-        epochs = 1 if call.incremental else self.max_iter
+        epochs = 1 if call.incremental else self._most_epochs()
+        if epochs is None:
+            epochs = auto_epochs(net.count_steps(rows))
         net.train(rows, valid, epochs, call.watcher, checkpoint)
         return net
 
@@ -184,7 +218,11 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         if unit is not None:
             monitor = "valid_score" if self.early_stopping else "train_loss"
             tol = self.tol if self.early_stopping else self.tol * unit
-            callbacks.append(("stopping", Stopping(monitor, tol, self.n_iter_no_change)))
+            patience = self.n_iter_no_change
+            if self.learning_rate == "cosine":
+                patience = math.inf  # a schedule is not cut short
+                callbacks.append(("cosine_decay", CosineDecay()))
+            callbacks.append(("stopping", Stopping(monitor, tol, patience)))
         # The user's own are not changed by a fit.
         callbacks += clone(list(self.callbacks or ()), safe=False)
         batch_size = 200 if self.batch_size == "auto" else self.batch_size
@@ -246,9 +284,11 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         return [*changes, f"lower hidden_layer_sizes (now {self.hidden_layer_sizes})"]
 
     def _not_converged(self) -> str:
+        if self.learning_rate == "cosine":
+            return ""  # which is where its schedule ends
         return (
-            f"Training stopped at max_iter={self.max_iter} epochs before it converged; increase "
-            "max_iter, learning_rate_init or tol."
+            f"Training stopped at max_iter={self._most_epochs()} epochs before it converged; "
+            "increase max_iter, learning_rate_init or tol."
         )
 
     def _fitted_layers(self) -> Layers:

@@ -16,6 +16,7 @@ from skorch.callbacks import (
     EpochScoring,
     EpochTimer,
     InputShapeSetter,
+    LRScheduler,
     ParamMapper,
     PassthroughScoring,
     PrintLog,
@@ -76,13 +77,23 @@ def check_callbacks(callbacks: Iterable[Any] | None) -> None:
 
 def freezes(callbacks: Iterable[Any]) -> bool:
     """Whether any of the callbacks, named or not, freezes or unfreezes weights."""
-    each = (callback[1] if isinstance(callback, tuple) else callback for callback in callbacks)
-    return any(isinstance(callback, ParamMapper) for callback in each)
+    return any(_is_kind(callback, ParamMapper) for callback in callbacks)
+
+
+def schedules_rates(callbacks: Iterable[Any]) -> bool:
+    """Whether any of the callbacks, named or not, is a learning rate schedule."""
+    return any(_is_kind(callback, LRScheduler) for callback in callbacks)
+
+
+def _is_kind(callback: Any, kind: type[Callback]) -> bool:
+    """Whether a callback, named or not, an object or a class, is of a kind."""
+    callback = callback[1] if isinstance(callback, tuple) else callback
+    return issubclass(callback if isinstance(callback, type) else type(callback), kind)
 
 
 def are_own(callbacks: Iterable[Callback]) -> bool:
     """Whether all callbacks are this package's, which write to the present epoch only."""
-    own = {EpochLog, EpochTimer, GradientStopping, InverseDecay, Stopping}
+    own = {CosineDecay, EpochLog, EpochTimer, GradientStopping, InverseDecay, Stopping}
     return all(type(each) in own for each in callbacks)
 
 
@@ -137,6 +148,43 @@ class InverseDecay(Callback):
         for group in net.optimizer_.param_groups:
             initial = group.setdefault("initial_lr", group["lr"])
             group["lr"] = initial / (1 + self.decay * epoch)
+
+
+class CosineDecay(Callback):
+    """Learning rate * (1 + cos(pi * t)) / 2, where t is the share of the steps that are done.
+
+    The steps are those of the net's `max_epochs`. Once a training has ended, the rate is again
+    the one that it began with, also where the net is then trained by hand.
+    """
+
+    def initialize(self) -> Self:
+        self.is_over_ = False
+        return self
+
+    def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
+        self.n_before_ = net.n_epochs
+
+    def on_epoch_begin(self, net: NeuralNet, dataset_train: Any = None, **kwargs: Any) -> None:
+        self.n_steps_ = net.count_steps(dataset_train)
+        self.step_ = 0
+
+    def on_grad_computed(self, net: NeuralNet, *args: Any, **kwargs: Any) -> None:
+        if self.is_over_:
+            return
+        # Where it explodes, an epoch is repeated from its first step.
+        part = self.step_ % self.n_steps_ / self.n_steps_
+        done = (net.n_epochs - 1 - self.n_before_ + part) / net.max_epochs
+        self._set_rates(net, (1 + math.cos(math.pi * done)) / 2)
+        self.step_ += 1
+
+    def on_train_end(self, net: NeuralNet, **kwargs: Any) -> None:
+        if not self.is_over_:
+            self._set_rates(net, 1.0)
+        self.is_over_ = True
+
+    def _set_rates(self, net: NeuralNet, factor: float) -> None:
+        for group in net.optimizer_.param_groups:
+            group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
 
 
 @dataclass(eq=False)

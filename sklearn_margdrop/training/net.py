@@ -289,6 +289,11 @@ class MarginalizedNet(PredictingNet):
             return [dataset]
         return self._batches(dataset, self.order_generator_, self._unlabeled_left)
 
+    def count_steps(self, dataset: Any) -> int:
+        """The steps of an epoch."""
+        batches: Any = self.get_iterator(dataset, training=True)
+        return len(batches)
+
     def _batches(self, rows: Rows, order: torch.Generator, left: list[slice | Tensor]) -> Batches:
         size = None if self.batch_size == -1 else self.batch_size
         return Batches(rows, size, self.shuffle, order, left)

@@ -1,4 +1,4 @@
-"""Learning rates, and how they are carried from one call to the next."""
+"""The length of a training; learning rates, carried from one call to the next."""
 
 from __future__ import annotations
 
@@ -8,6 +8,23 @@ from typing import Any
 from skorch.callbacks import LRScheduler
 
 from sklearn_margdrop.numerics.torch_private import set_last_rates
+
+#: A training with a schedule has about so many steps, in at least and at most so many epochs.
+_STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 4000, 15, 500
+
+
+def auto_epochs(n_steps: int) -> int:
+    """The length of a training with a schedule whose epochs have `n_steps` steps each.
+
+    Small data see many epochs, as it takes steps to learn; large ones few, as each teaches much.
+
+    Examples
+    --------
+    >>> from sklearn_margdrop.training.schedules import auto_epochs
+    >>> [auto_epochs(n_steps) for n_steps in (1, 50, 10_000)]
+    [500, 80, 15]
+    """
+    return min(max(-(-_STEPS // n_steps), _FEWEST_EPOCHS), _MOST_EPOCHS)
 
 
 class LearningRates:
