@@ -136,6 +136,7 @@ CASES = {
         a, activation="logistic", pretrainer=BernoulliRBM(n_iter=2), data={"X_unlabeled": U}
     ),
     "schedule": lambda a: fit(a, callbacks=[LRScheduler("ExponentialLR", gamma=0.5)]),
+    "cosine": lambda a: fit(a, learning_rate="cosine"),
     "warm start": warm_start,
     "partial_fit": partial_fit,
     "several labels": lambda a: fit(a, y=Y[:, None] >> np.arange(3) & 1, early_stopping=True),

@@ -83,6 +83,7 @@ BAD_PARAMETERS = [
     ({"unlabeled_discount": -1}, "unlabeled_discount"),
     ({"solver": "lbfgs"}, "solver.*adam.*GLM"),
     ({"batch_size": 0}, "batch_size"),
+    ({"learning_rate": "adaptive"}, "learning_rate.*constant"),
     ({"learning_rate_init": 0}, "learning_rate_init"),
     ({"learning_rate_decay": -1}, "learning_rate_decay"),
     ({"momentum": 1.1}, "momentum"),

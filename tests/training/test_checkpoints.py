@@ -65,6 +65,7 @@ def sgd(**options):
 
 
 MODELS = {
+    "cosine": network(learning_rate="cosine", early_stopping=True),
     "adam": network(early_stopping=True, learning_rate_decay=0.1),
     "sgd": sgd(method="sampling", activation="logistic", hidden_layer_sizes=(6, 4)),
     "in order": network(shuffle=False, method="quadratic", n_probes=1),
@@ -227,6 +228,13 @@ def test_more_epochs(data, tmp_path):
     )
     with pytest.raises(ValueError, match=r"6 epochs.*max_iter=4"):
         fit(network(max_iter=4, tol=0.0, checkpoint=tmp_path), data)
+
+
+def test_a_schedule_of_another_length_is_another_fit(data, tmp_path):
+    fit(network(max_iter=3, learning_rate="cosine", checkpoint=tmp_path), data)
+    for max_iter in (6, "auto"):
+        with pytest.raises(ValueError, match="another fit; these differ: max_iter"):
+            fit(network(max_iter=max_iter, learning_rate="cosine", checkpoint=tmp_path), data)
 
 
 def test_sparse_data_and_a_monitor(data, tmp_path, monkeypatch):
