@@ -38,6 +38,8 @@ class Data(NamedTuple):
         ``features()`` is a transformer of the rows that is fitted to the training rows.
     local : bool, default=False
         It is read from the folder ``MARGDROP_DATA`` and is not available without it.
+    sparse : bool, default=False
+        The features are a sparse array.
     """
 
     kind: str
@@ -45,6 +47,7 @@ class Data(NamedTuple):
     n_train: int
     features: Callable = StandardScaler
     local: bool = False
+    sparse: bool = False
 
 
 def load(name, seed):
@@ -68,7 +71,10 @@ def load(name, seed):
         random_state=seed,
     )
     features = data.features()
-    X, X_test = features.fit_transform(_take(rows, index)), features.transform(_take(rows, index_test))
+    X, X_test = (
+        features.fit_transform(_take(rows, index)),
+        features.transform(_take(rows, index_test)),
+    )
     y, y_test = y[index], y[index_test]
     if data.kind == "normal":
         y, y_test = (y - y.mean()) / y.std(), (y_test - y.mean()) / y.std()
@@ -182,7 +188,9 @@ def _generated(make, *args, **options):
 
 
 _words = partial(text_data.vectorizer, min_df=2, max_features=20_000)
-_hashes = partial(HashingVectorizer, n_features=2**13, binary=True, norm=None, alternate_sign=False)
+_hashes = partial(
+    HashingVectorizer, n_features=2**13, binary=True, norm=None, alternate_sign=False
+)
 _tfidf = partial(TfidfVectorizer, max_features=20_000, sublinear_tf=True)
 _bundled = partial(partial, return_X_y=True)
 _digits = partial(_images, image_data.digits)
@@ -222,13 +230,13 @@ DATA = {
     "MNIST, 1000 rows": Data("label", _mnist, 1000, FunctionTransformer),
     "MNIST, 5000 rows": Data("label", _mnist, 5000, FunctionTransformer),
     LARGE: Data("label", _mnist, 50_000, FunctionTransformer),
-    "newsgroups, TF-IDF": Data("label", _newsgroups, 6000, _tfidf),
+    "newsgroups, TF-IDF": Data("label", _newsgroups, 6000, _tfidf, sparse=True),
     "newsgroups, SVD": Data("label", _newsgroups, 6000, partial(_svd, 100)),
-    "RT, hashed": Data("label", partial(text_data.load, "RT"), 6000, _hashes, True),
-    "Subj, words": Data("label", partial(text_data.load, "Subj"), 5000, _words, True),
-    "IMDB-2k, words": Data("label", partial(text_data.load, "IMDB-2k"), 1400, _words, True),
+    "RT, hashed": Data("label", partial(text_data.load, "RT"), 6000, _hashes, True, True),
+    "Subj, words": Data("label", partial(text_data.load, "Subj"), 5000, _words, True, True),
+    "IMDB-2k, words": Data("label", partial(text_data.load, "IMDB-2k"), 1400, _words, True, True),
     "IMDB, SVD": Data("label", _imdb, 5000, partial(_svd, 200), True),
-    "rare features": Data("label", _rare_features, 5000, FunctionTransformer),
+    "rare features": Data("label", _rare_features, 5000, FunctionTransformer, sparse=True),
     "moons": Data("label", _generated(datasets.make_moons, 5500, noise=0.3), 500),
     "ten squares": Data("label", _generated(datasets.make_hastie_10_2, 10_000), 5000),
     "shells": Data(
