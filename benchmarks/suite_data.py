@@ -177,7 +177,7 @@ def _census_features():
 def _rare_features():
     """Binary features, each in fewer than 1 % of the rows, and the labels of a logistic model."""
     rng = np.random.default_rng(0)
-    frequencies = 0.01 / np.arange(1, 4001) ** 0.3
+    frequencies = 0.01 / np.arange(1, 4001) ** 0.15
     X = rng.random((10_000, len(frequencies)), dtype=np.float32) < 0.9 * frequencies
     score = X @ (1.5 * rng.normal(size=len(frequencies)))
     return csr_array(X.astype(float)), rng.random(len(X)) < 1 / (1 + np.exp(-score))
@@ -189,7 +189,7 @@ def _generated(make, *args, **options):
 
 _words = partial(text_data.vectorizer, min_df=2, max_features=20_000)
 _hashes = partial(
-    HashingVectorizer, n_features=2**13, binary=True, norm=None, alternate_sign=False
+    HashingVectorizer, n_features=2**12, binary=True, norm=None, alternate_sign=False
 )
 _tfidf = partial(TfidfVectorizer, max_features=20_000, sublinear_tf=True)
 _bundled = partial(partial, return_X_y=True)
@@ -230,13 +230,13 @@ DATA = {
     "MNIST, 1000 rows": Data("label", _mnist, 1000, FunctionTransformer),
     "MNIST, 5000 rows": Data("label", _mnist, 5000, FunctionTransformer),
     LARGE: Data("label", _mnist, 50_000, FunctionTransformer),
-    "newsgroups, TF-IDF": Data("label", _newsgroups, 6000, _tfidf, sparse=True),
+    "newsgroups, TF-IDF": Data("label", _newsgroups, 4000, _tfidf, sparse=True),
     "newsgroups, SVD": Data("label", _newsgroups, 6000, partial(_svd, 100)),
-    "RT, hashed": Data("label", partial(text_data.load, "RT"), 6000, _hashes, True, True),
-    "Subj, words": Data("label", partial(text_data.load, "Subj"), 5000, _words, True, True),
+    "RT, hashed": Data("label", partial(text_data.load, "RT"), 4000, _hashes, True, True),
+    "Subj, words": Data("label", partial(text_data.load, "Subj"), 3000, _words, True, True),
     "IMDB-2k, words": Data("label", partial(text_data.load, "IMDB-2k"), 1400, _words, True, True),
     "IMDB, SVD": Data("label", _imdb, 5000, partial(_svd, 200), True),
-    "rare features": Data("label", _rare_features, 5000, FunctionTransformer, sparse=True),
+    "rare features": Data("label", _rare_features, 3000, FunctionTransformer, sparse=True),
     "moons": Data("label", _generated(datasets.make_moons, 5500, noise=0.3), 500),
     "ten squares": Data("label", _generated(datasets.make_hastie_10_2, 10_000), 5000),
     "shells": Data(

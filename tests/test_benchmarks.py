@@ -251,6 +251,99 @@ def test_choices_make_every_model_they_name(scripts, kind):
         assert result["score"] <= 1, name
 
 
+def test_out_of_the_box_compares_models_and_resumes(run, scripts, tmp_path):
+    name, path = "quality.out_of_the_box", tmp_path / "models.jsonl"
+    options = (name, "--quick", "--results", path)
+    code, output = run(
+        *options, "--models", "linear model", "HistGradientBoosting", "MLPClassifier"
+    )
+    assert code == 0
+    assert "6 of 6 cells to do" in output
+    candidate = ("--label", "short", "--settings")
+    code, output = run(*options, *candidate, '{"max_iter": 3}')
+    assert code == 0
+    assert "2 of 2 cells to do" in output
+    assert output.count("| short |") == 4  # two sets and two summaries
+    assert run(*options, *candidate, '{"max_iter": 3}')[1].startswith("0 of 2 cells to do")
+    code, _ = run(*options, *candidate, '{"max_iter": 4}')
+    assert "choose a new label" in code
+    _, report = run(*options, "--report", "--data", "iris", "--models", "linear model", "short")
+    assert "diabetes" not in report
+    assert "MLPClassifier" not in report
+    stored = scripts("cells").Cells(path)
+    result = scripts(name).collected(stored)["iris"]["short"][0]
+    assert result["epochs"] == 3
+    assert 0 < result["score"] <= 1
+
+
+def test_out_of_the_box_ranks_models_and_finds_their_worst_set(scripts):
+    script = scripts("quality.out_of_the_box")
+
+    def results(**figures):
+        return {
+            model: [{"score": score, "loss": loss, "epochs": None, "seconds": seconds}]
+            for model, (score, loss, seconds) in figures.items()
+        }
+
+    title, _, rows, _ = script.summary(
+        "Labels",
+        {
+            "iris": results(default=(0.9, 0.2, 1.0), peer=(0.8, 0.3, 2.0)),
+            "wine": results(default=(0.95, 0.5, 4.0), peer=(1.0, 0.1, 2.0))
+            | {script.LINEAR: results(it=(0.97, 0.05, 1.0))["it"]},
+        },
+    )
+    assert title == "Labels: 2 sets"
+    assert rows == [
+        ["default", 2, "2.00", "2.00", "5.0 (wine)", "5.00 (wine)", "2.00"],
+        ["peer", 2, "1.50", "2.00", "10.0 (iris)", "1.50 (iris)", "2.00"],
+        [script.LINEAR, 1, "2.00", "1.00", "3.0 (wine)", "0.50 (wine)", "1.00"],
+    ]
+
+
+def test_calibration_error_weighs_the_gap_of_each_bin_by_its_rows(scripts):
+    error = scripts("quality.out_of_the_box").calibration_error
+    probability = np.array([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [0.3, 0.7]])
+    # Half right at 0.9, and all right at 0.7.
+    assert error(probability, np.array([0, 1, 1, 1])) == pytest.approx((0.4 + 0.3) / 2)
+
+
+@pytest.mark.parametrize("kind", ["label", "normal", "poisson"])
+def test_out_of_the_box_makes_every_peer(scripts, kind):
+    script = scripts("quality.out_of_the_box")
+    X = np.random.RandomState(0).uniform(size=(60, 3))
+    y = (X[:, 0] > 0.5).astype(int if kind == "label" else float)
+    for name in script.MODELS:
+        if name in (script.REALMLP, script.TUNED):  # not installed here; slow
+            continue
+        model = script.model_of(name, kind, 0, X, y)
+        if "max_iter" in model.get_params() and name != script.LINEAR:
+            model.set_params(max_iter=3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of fits that are this short
+            result = script.score(model.fit(X, y), kind, X, y)
+        assert result["score"] <= 1, name
+        assert result["loss"] >= 0, name
+        assert script.epochs(model) in (None, 3, 20), name
+
+
+@pytest.mark.parametrize("name", ["iris", "diabetes", "rare features", "census", "unbalanced"])
+def test_sets_are_drawn_by_the_seed_and_scaled(scripts, name):
+    data = scripts("suite_data")
+    X, y, X_test, y_test, kind = data.load(name, 0)
+    assert X.shape[0] == len(y) == data.DATA[name].n_train
+    assert X_test.shape[0] == len(y_test) <= data.N_TEST
+    assert hasattr(X, "toarray") == data.DATA[name].sparse
+    if kind == "label":
+        np.testing.assert_array_equal(np.unique(y), np.arange(y_test.max() + 1))
+    else:
+        assert y.mean() == pytest.approx(0, abs=1e-12)
+        assert y.std() == pytest.approx(1)
+    again, other = data.load(name, 0), data.load(name, 1)
+    np.testing.assert_array_equal(again[3], y_test)
+    assert not np.array_equal(other[0].sum(0), X.sum(0))
+
+
 STUCK = """
 import os
 import time
