@@ -267,6 +267,7 @@ def test_out_of_the_box_compares_models_and_resumes(run, scripts, tmp_path):
     assert run(*options, *candidate, '{"max_iter": 3}')[1].startswith("0 of 2 cells to do")
     code, _ = run(*options, *candidate, '{"max_iter": 4}')
     assert "choose a new label" in code
+    assert run(*options, "--models", "linear modle")[0] == 2
     _, report = run(*options, "--report", "--data", "iris", "--models", "linear model", "short")
     assert "diabetes" not in report
     assert "MLPClassifier" not in report

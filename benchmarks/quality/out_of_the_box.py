@@ -353,6 +353,11 @@ def main():
     arguments = parser.parse_args()
     if (arguments.settings is None) != (arguments.label is None):
         parser.error("--settings and --label go together")
+    if arguments.label in MODELS:
+        parser.error(f"--label {arguments.label!r} is the name of another model")
+    unknown = set(arguments.models or []) - set(MODELS)
+    if unknown and not arguments.report:
+        parser.error(f"no model is called {sorted(unknown)}; there are {MODELS}")
     cells.main(parser, run, lambda stored: tables(stored, arguments.data, arguments.models))
 
 
