@@ -324,6 +324,9 @@ def summary(title, results):
 
 def run(stored, arguments):
     data = arguments.data or (QUICK if arguments.quick else available(arguments.large))
+    absent = set(data) - set(available(large=True))
+    if absent:
+        raise SystemExit(f"{sorted(absent)} need the folder that MARGDROP_DATA names")
     settings = None if arguments.settings is None else json.loads(arguments.settings)
     if settings is None:
         models = arguments.models or [m for m in MODELS if m != REALMLP or find_spec("pytabkit")]
