@@ -399,21 +399,20 @@ class BaseMarginalizedEstimator(
         """An untrained net: what both kinds of model set, and `parameters`."""
         target, dtype = call.target, rows.features.dtype
         options = {f"optimizer__{name}": getattr(self, name) for name in self._solver.options}
-        net = self._net(
-            target=target,
-            module__layer_sizes=(rows.features.shape[1], *hidden, target.n_outputs),
-            module__dtype=torch.float32 if dtype == np.float32 else torch.float64,
-            criterion__family=target.family,
-            criterion__method=self.method,
-            criterion__alpha=float(self.alpha),
-            optimizer=self._solver.optimizer,
-            predict_nonlinearity=target.family.mean,
-            device=str(rows.features.device),
-            seed=seed,
-            verbose=int(self.verbose) if is_main_process(self.accelerator) else 0,
-            **options,
-            **parameters,
-        )
+        settings = {
+            "target": target,
+            "module__layer_sizes": (rows.features.shape[1], *hidden, target.n_outputs),
+            "module__dtype": torch.float32 if dtype == np.float32 else torch.float64,
+            "criterion__family": target.family,
+            "criterion__method": self.method,
+            "criterion__alpha": float(self.alpha),
+            "optimizer": self._solver.optimizer,
+            "predict_nonlinearity": target.family.mean,
+            "device": str(rows.features.device),
+            "seed": seed,
+            "verbose": int(self.verbose) if is_main_process(self.accelerator) else 0,
+        }
+        net = self._net(**settings | options | parameters)
         net.initialize()
         return net
 

@@ -20,13 +20,12 @@ from sklearn_margdrop.numerics.csr import MatrixLike
 class MarginalizedDropoutClassifier(BaseMarginalizedClassifier, BaseMarginalizedNetwork):
     r"""Neural network classifier regularised by marginalised dropout.
 
-    Instead of drawing noise on the units, training minimises the expectation of the log loss
-    under noise to second order, which needs no sampling::
+    Instead of the log loss under a random draw of dropout, training minimises its expectation::
 
         mean over samples of (loss + R) + alpha / 2 * ||weights||^2
 
-    where R, the penalty, is the curvature of the loss times the variance that the noise gives
-    the logits. Rows have a label each, or several: `y` is then an indicator matrix, dense or
+    where R, the penalty, is what the noise adds: to second order the curvature of the loss times
+    the variance that the noise gives the logits. Rows have a label each, or several: `y` is then an indicator matrix, dense or
     sparse, of zeros and ones with a column for each label, and the outputs are independent. See
     the :ref:`user guide <user_guide>`.
 
@@ -49,8 +48,12 @@ class MarginalizedDropoutClassifier(BaseMarginalizedClassifier, BaseMarginalized
 
     retain_rate : float, "auto" or array-like of shape (n_noisy_sites,), default="auto"
         Probability in (0, 1] that dropout keeps a unit; one for all noisy sites, or one for
-        each in the order of `noise_placement`. `"auto"` is 0.8 at the input and 0.5 at hidden
-        layers; 1 is no noise.
+        each in the order of `noise_placement`. 1 is no noise. No rate is right for all data, so
+        `"auto"` lets each `fit` choose: 0.95, 0.8 or 0.5 at the input with 0.5 at hidden layers,
+        or no noise at all. Each of these four is tried in a short training of 250 steps on 80 %
+        of the rows, whatever `random_state` is, and judged by its loss on the others; 0.95 and
+        0.5 are kept unless another one is clearly better, by more than a standard error.
+        `partial_fit` takes 0.95 and 0.5.
 
     noise_std : float or array-like of shape (n_noisy_sites,), default=0.1
         Standard deviation of gaussian noise, in the units of the activations (of the features,
@@ -86,7 +89,7 @@ class MarginalizedDropoutClassifier(BaseMarginalizedClassifier, BaseMarginalized
         Largest number of rows in a batch; the rows are cut into batches of equal size. `"auto"`
         is ``min(200, n_samples)``.
 
-    learning_rate : {"constant", "cosine"}, default="constant"
+    learning_rate : {"constant", "cosine"}, default="cosine"
         How the step size goes on from `learning_rate_init`. `"constant"` keeps it, but for
         `learning_rate_decay`, until `tol` or `max_iter` ends the fit. `"cosine"` lets it fall to
         almost zero along half a cosine, step by step over the whole of `max_iter`, which each call
@@ -95,7 +98,7 @@ class MarginalizedDropoutClassifier(BaseMarginalizedClassifier, BaseMarginalized
         size constant in either case. Other schedules, `learning_rate_decay` or an `LRScheduler`
         among `callbacks`, need `"constant"`.
 
-    learning_rate_init : float, default=0.004
+    learning_rate_init : float, default=0.002
         Step size at the beginning. With ``solver="adam"`` the weights of the features move by
         it over the features' typical size (the root mean square of those that are not zero), so
         that the units of `X` do not matter. Where the objective explodes, training goes back to
@@ -108,10 +111,10 @@ class MarginalizedDropoutClassifier(BaseMarginalizedClassifier, BaseMarginalized
     momentum : float, default=0.9
         Momentum in [0, 1] of ``solver="sgd"``.
 
-    max_iter : int or "auto", default=200
+    max_iter : int or "auto", default="auto"
         Largest number of epochs (passes over the labelled rows) of a fit; with
         ``learning_rate="cosine"`` their number. `"auto"` is 200, and with a cosine as many as make
-        about 4000 steps (batches), but at least 15 and at most 500.
+        about 3000 steps (batches), but at least 20 and at most 200.
 
     tol : float, default=2e-3
         The fit ends when the objective, or with `early_stopping` the validation score, goes for
@@ -211,6 +214,10 @@ class MarginalizedDropoutClassifier(BaseMarginalizedClassifier, BaseMarginalized
     net_ : skorch.NeuralNet
         The fitted net: ``net_.module_`` is the torch module, ``net_.history`` the record.
 
+    retain_rate_ : tuple of (float, float) or None
+        The rates at the input and at hidden layers that ``retain_rate="auto"`` has chosen; None
+        where rates were given.
+
     pretrainers_ : list of transformer
         The fitted clone of `pretrainer` for each hidden layer; empty where it is None.
 
@@ -263,11 +270,11 @@ class MarginalizedDropoutClassifier(BaseMarginalizedClassifier, BaseMarginalized
         unlabeled_discount: float = 1.0,
         solver: str = "adam",
         batch_size: int | str = 100,
-        learning_rate: str = "constant",
-        learning_rate_init: float = 0.004,
+        learning_rate: str = "cosine",
+        learning_rate_init: float = 0.002,
         learning_rate_decay: float = 0.0,
         momentum: float = 0.9,
-        max_iter: int | str = 200,
+        max_iter: int | str = "auto",
         tol: float = 2e-3,
         n_iter_no_change: float = 10,
         early_stopping: bool = False,

@@ -14,7 +14,7 @@ from sklearn.base import clone
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
-from sklearn_margdrop.distributed.data_parallel import engine_of
+from sklearn_margdrop.distributed.data_parallel import engine_of, is_main_process
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator, Call
 from sklearn_margdrop.estimators.html import Outline
 from sklearn_margdrop.estimators.nets import TargetNet
@@ -26,6 +26,7 @@ from sklearn_margdrop.estimators.sklearn_private import (
     Options,
     StrOptions,
 )
+from sklearn_margdrop.estimators.strengths import RETAIN_RATES, TRIAL_RATE, choose, rates_of
 from sklearn_margdrop.estimators.validation import (
     check_finite,
     check_hidden_layer_sizes,
@@ -71,6 +72,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     validation_scores_: list[float] | None
     best_validation_score_: float | None
     pretrainers_: list[Any]
+    retain_rate_: tuple[float, float] | None
 
     _solvers = NETWORK_SOLVERS
     _curves = {**BaseMarginalizedEstimator._curves, "penalty_curve_": "penalty"}
@@ -158,7 +160,9 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             # Adaptive steps do not depend on the units of the features, so they are scaled here.
             # Plain sgd keeps the learning rates of the textbooks.
             scale = 1.0 if self._solver.plain else rows.feature_scale()
-        net = self._build_net(rows, call, scale)
+        seed = draw_seed(call.random_state)
+        rates = self._choose_rates(rows, valid, call, scale)
+        net = self._build_net(rows, call, scale, rates, seed)
         if call.continuing:
             self._check_layers(net)
             net.take_over(self.net_, call.incremental)
@@ -178,6 +182,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         if epochs is None:
             epochs = auto_epochs(net.count_steps(rows))
         net.train(rows, valid, epochs, call.watcher, checkpoint)
+        self.retain_rate_ = rates
         return net
 
     def _split(self, index: np.ndarray, y: np.ndarray, call: Call) -> list[np.ndarray]:
@@ -202,20 +207,69 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             )
         return [np.sort(part) for part in parts]
 
-    def _layers(self) -> tuple[tuple[int, ...], dict[int, Noise]]:
+    def _layers(
+        self, auto: tuple[float, float] = RETAIN_RATES[0]
+    ) -> tuple[tuple[int, ...], dict[int, Noise]]:
+        """The widths of the hidden layers, and the noise by site, if "auto" is these rates."""
         sizes = check_hidden_layer_sizes(self.hidden_layer_sizes)
         sites = check_sites(self.noise_placement, len(sizes))
-        strengths = {"retain_rate": self.retain_rate, "noise_std": self.noise_std}
+        given = self.retain_rate
+        rates = rates_of(auto, sites) if isinstance(given, str) and given == "auto" else given
+        strengths = {"retain_rate": rates, "noise_std": self.noise_std}
         return sizes, check_noise(self.noise, sites, strengths)
 
-    def _build_net(self, rows: Rows, call: Call, input_scale: float) -> TargetNet:
-        hidden, noise = self._layers()
-        seed, rate = draw_seed(call.random_state), float(self.learning_rate_init)
+    def _choose_rates(
+        self, rows: Rows, valid: Rows | None, call: Call, input_scale: float
+    ) -> tuple[float, float] | None:
+        """The retain rates that "auto" stands for; None where they are given."""
+        _, noise = self._layers()
+        model = next(iter(noise.values()), None)
+        if (
+            not isinstance(self.retain_rate, str)
+            or getattr(model, "parameter", "") != "retain_rate"
+        ):
+            return None
+        if call.continuing or call.incremental:
+            known = getattr(self, "retain_rate_", None) if call.continuing else None
+            return known or RETAIN_RATES[0]
+
+        def train(rates: tuple[float, float], rows: Rows, epochs: int) -> TargetNet:
+            net = self._build_net(rows, call, input_scale, rates, seed=0, is_trial=True)
+            self._start_output(net, rows, incremental=False)
+            _find_centres(net.module_, rows)
+            net.train(rows, None, epochs)
+            if net.stop_reason_ == "interrupted":
+                raise KeyboardInterrupt
+            return net
+
+        rates, losses = choose(list(noise), train, rows, valid, self._batch_size)
+        if self.verbose and is_main_process(self.accelerator):
+            tried = ", ".join(f"{each}: {loss:.5g}" for each, loss in losses.items())
+            print(f"retain_rate {rates}; held-out losses of short trainings: {tried}")
+        return rates
+
+    @property
+    def _batch_size(self) -> int:
+        return 200 if self.batch_size == "auto" else int(self.batch_size)
+
+    def _build_net(
+        self,
+        rows: Rows,
+        call: Call,
+        input_scale: float,
+        rates: tuple[float, float] | None,
+        seed: int,
+        is_trial: bool = False,
+    ) -> TargetNet:
+        hidden, noise = self._layers() if rates is None else self._layers(rates)
+        rate = float(self.learning_rate_init) * (TRIAL_RATE if is_trial else 1)
         unit = None if call.incremental else call.target.loss_unit(rows)
         callbacks: list[Any] = []
-        if self.learning_rate_decay > 0:
+        if self.learning_rate_decay > 0 and not is_trial:
             callbacks.append(("learning_rate_decay", InverseDecay(self.learning_rate_decay)))
-        if unit is not None:
+        if is_trial:
+            callbacks.append(("cosine_decay", CosineDecay()))
+        elif unit is not None:
             monitor = "valid_score" if self.early_stopping else "train_loss"
             tol = self.tol if self.early_stopping else self.tol * unit
             patience = self.n_iter_no_change
@@ -224,8 +278,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
                 callbacks.append(("cosine_decay", CosineDecay()))
             callbacks.append(("stopping", Stopping(monitor, tol, patience)))
         # The user's own are not changed by a fit.
-        callbacks += clone(list(self.callbacks or ()), safe=False)
-        batch_size = 200 if self.batch_size == "auto" else self.batch_size
+        callbacks += [] if is_trial else clone(list(self.callbacks or ()), safe=False)
         # Where weights thaw, momentum comes late to them, which torch's fused sgd does not know.
         late_momentum = "momentum" in self._solver.options and freezes(callbacks)
         options = {}
@@ -244,11 +297,11 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             criterion__n_probes=self.n_probes,
             optimizer__param_groups=[("layers.0.weight", {"lr": rate / input_scale})],
             lr=rate,
-            batch_size=int(batch_size),
+            batch_size=self._batch_size,
             shuffle=self.shuffle,
             loss_unit=unit,
             callbacks=callbacks,
-            **options,
+            **options | ({"verbose": 0} if is_trial else {}),
         )
         net.engine_ = engine_of(self.accelerator)
         return net

@@ -39,9 +39,6 @@ _STRENGTHS: dict[str, tuple[Callable[[float], bool], str]] = {
     "noise_std": (lambda std: 0 <= std < 1e18, "at least 0 and finite"),
 }
 
-#: The retain rates that "auto" stands for, at the input and at hidden layers.
-_AUTO_RETAIN_RATE = (0.8, 0.5)
-
 #: Above this, the weighted gradients of a stream could overflow in float32.
 MOST_FLOAT32_WEIGHT = 1e16
 
@@ -123,16 +120,13 @@ def check_noise(
     sites : sequence of int
     strengths : mapping of str to (float or sequence of float)
         The estimator's noise parameters. The model reads the one that it names; a sequence
-        gives one value per site, in the order of `sites`. A retain rate of "auto" is 0.8 at
-        the input and 0.5 at hidden layers.
+        gives one value per site, in the order of `sites`.
     """
     if not isinstance(noise, str) or noise not in NOISE_MODELS:
         raise ValueError(f"noise must be one of {sorted(NOISE_MODELS)}; got {noise!r}.")
     model = NOISE_MODELS[noise]
     parameter = model.parameter
     values: Any = strengths[parameter]
-    if isinstance(values, str) and values == "auto":
-        values = [_AUTO_RETAIN_RATE[min(site, 1)] for site in sites]
     given = np.array(values, dtype=object)
     values = [given.item()] * len(sites) if given.ndim == 0 else given.tolist()
     if len(values) != len(sites):

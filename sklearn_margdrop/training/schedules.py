@@ -10,7 +10,7 @@ from skorch.callbacks import LRScheduler
 from sklearn_margdrop.numerics.torch_private import set_last_rates
 
 #: A training with a schedule has about so many steps, in at least and at most so many epochs.
-_STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 4000, 15, 500
+_STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 3000, 20, 200
 
 
 def auto_epochs(n_steps: int) -> int:
@@ -22,7 +22,7 @@ def auto_epochs(n_steps: int) -> int:
     --------
     >>> from sklearn_margdrop.training.schedules import auto_epochs
     >>> [auto_epochs(n_steps) for n_steps in (1, 50, 10_000)]
-    [500, 80, 15]
+    [200, 60, 20]
     """
     return min(max(-(-_STEPS // n_steps), _FEWEST_EPOCHS), _MOST_EPOCHS)
 
