@@ -203,7 +203,7 @@ def _draw_data(choose, estimator, wide):
         rows, columns = choose.randint(1, 60), choose.randint(1, 12)
     container = choose.choice(CONTAINERS) if choose.random() > 0.25 else "array"
     exponent = 30 if wide and choose.random() > 0.7 else 6 if wide else 3
-    few = choose.random() > 0.5
+    few, labels = choose.random() > 0.5, choose.choice(LABELS)
     return Data(
         seed=choose.randint(0, 2**20),
         rows=rows,
@@ -214,8 +214,8 @@ def _draw_data(choose, estimator, wide):
         columns_kind=choose.choice(COLUMNS),
         dtype=choose.choice(DTYPES) if choose.random() > 0.5 else "float64",
         container=container,
-        labels=choose.choice(LABELS),
-        classes=choose.choice([2, 3]) if few else choose.choice([2, 3, 5, 12, 40]),
+        labels=labels,
+        classes=2 if labels == "bool" else choose.choice([2, 3] if few else [2, 3, 5, 12, 40]),
         outputs=choose.choice([0, 0, 0, 1, 2, 5]) if estimator in REGRESSORS else 0,
         separable=choose.random() > 0.5,
         target_scale=10.0 ** choose.choice([0, 0, 0, choose.randint(-exponent, exponent)]),

@@ -25,9 +25,9 @@ class MarginalizedDropoutClassifier(BaseMarginalizedClassifier, BaseMarginalized
         mean over samples of (loss + R) + alpha / 2 * ||weights||^2
 
     where R, the penalty, is what the noise adds: to second order the curvature of the loss times
-    the variance that the noise gives the logits. Rows have a label each, or several: `y` is then an indicator matrix, dense or
-    sparse, of zeros and ones with a column for each label, and the outputs are independent. See
-    the :ref:`user guide <user_guide>`.
+    the variance that the noise gives the logits. Rows have a label each, or several: `y` is then
+    an indicator matrix, dense or sparse, of zeros and ones with a column for each label, and the
+    outputs are independent. See the :ref:`user guide <user_guide>`.
 
     Parameters
     ----------
