@@ -87,6 +87,19 @@ def test_an_epoch_is_a_task(iris, model):
     assert fitted.net_.callbacks_[-1][0] != "watcher"
 
 
+@pytest.mark.parametrize("learning_rate", ["constant", "cosine"])
+def test_a_length_that_depends_on_the_data_shows_every_epoch(iris, learning_rate, monkeypatch):
+    pytest.importorskip("rich")
+    monkeypatch.setattr("sklearn_margdrop.training.schedules._MOST_EPOCHS", 7)
+    monkeypatch.setattr("sklearn_margdrop.estimators.network._AUTO_EPOCHS", 7)
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    recorder = Recorder()
+    model = MarginalizedDropoutClassifier(8, learning_rate=learning_rate, max_iter="auto")
+    model.set_callbacks(recorder, ProgressBar()).fit(*iris)
+    tasks = [call[2] for call in recorder.calls if call[:2] == ("end", "epoch")]
+    assert tasks == list(range(7))
+
+
 def test_scores_of_each_epoch_with_weights(iris):
     X, y = iris
     weight = np.arange(len(y)) % 3
