@@ -1,109 +1,96 @@
-"""Seconds and epochs until a validation error is reached, for each method.
+"""Seconds to the validation error that ordinary dropout ends at, for each method.
 
 Run ``python -m benchmarks.speed.time_to_accuracy`` (MNIST; ``--data digits`` needs no download). A
 sixth of the training images validates; all methods start from the same weights and see the same
-batches. Errors are medians of three epochs in a row. The target of a seed is the error that
-sampling ends at, the median of its last five epochs; a method has reached it when its own is as
-low. Seconds are those of the epochs, validation included.
+batches, and the learning rate falls along a cosine. As a schedule has its error at its end, each
+method is trained with several lengths. The target of a seed is the lowest error at the end of a
+schedule with sampling, and a method takes the seconds of its shortest schedule that ends as low.
+Seconds are those of the epochs, without validation.
 """
 
 import warnings
 
 import numpy as np
+from sklearn.model_selection import train_test_split
 
 from benchmarks import image_data
 from benchmarks.harness import Results, parser
 from sklearn_margdrop import MarginalizedDropoutClassifier
 
-#: Both as textbooks set them, for all methods.
-SOLVERS = {
-    "sgd": {"solver": "sgd", "learning_rate_init": 0.1, "momentum": 0.9},
-    "adam": {"solver": "adam", "learning_rate_init": 0.001},
-}
 METHODS = {
     "sampling": {"method": "sampling"},
+    "moments (default)": {"method": "moments"},
+    "quadratic, 1 tangent": {"method": "quadratic"},
     "diagonal": {"method": "diagonal"},
-    "quadratic, 1 probe": {"method": "quadratic", "n_probes": 1},
-    "quadratic": {"method": "quadratic"},
     "no noise": {"noise_placement": "none"},
 }
+RETAIN_RATES = {"0.8/0.5": [0.8, 0.5], "0.5/0.5": [0.5, 0.5]}
 
 
-def run(X, y, seed, epochs, settings, device):
-    """Validation error after each epoch, and the seconds until then."""
+def run(rows, seed, epochs, settings, device):
+    """Validation error (%) and log loss at the end, and the seconds of the epochs."""
+    X, X_valid, y, y_valid = rows
     model = MarginalizedDropoutClassifier(
-        max_iter=epochs,
-        n_iter_no_change=epochs,
-        early_stopping=True,
-        validation_fraction=1 / 6,
-        random_state=seed,
-        device=device,
-        **settings,
+        max_iter=epochs, random_state=seed, device=device, **settings
     ).fit(X, y)
-    seconds = np.cumsum([epoch["dur"] for epoch in model.net_.history])
-    errors = 1 - np.array(model.validation_scores_)
-    padded = np.concatenate([[np.inf, np.inf], errors])
-    return np.median(np.lib.stride_tricks.sliding_window_view(padded, 3), 1), seconds
-
-
-def reached(errors, seconds, target):
-    """The epoch and the seconds at which the error is at most the target for the first time."""
-    there = np.flatnonzero(errors <= target)
-    if not len(there):
-        return np.inf, np.inf
-    return int(there[0]) + 1, float(seconds[there[0]])
+    seconds = sum(epoch["dur"] for epoch in model.net_.history)
+    probability = model.predict_proba(X_valid)
+    error = 100 * np.mean(model.classes_[probability.argmax(1)] != y_valid)
+    index = np.searchsorted(model.classes_, y_valid)
+    loss = -np.log(probability[np.arange(len(index)), index].clip(1e-30)).mean()
+    return float(error), float(loss), float(seconds)
 
 
 def main():
     options = parser(__doc__, "device", "json", "check")
     options.add_argument("--data", choices=["mnist", "digits"], default="mnist")
-    options.add_argument("--epochs", type=int, default=50)
+    options.add_argument("--rows", type=int, help="of the training images; all by default")
+    options.add_argument("--lengths", type=int, nargs="*", default=[5, 10, 20, 40])
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--hidden", type=int, default=1024)
-    options.add_argument("--solvers", nargs="*", choices=SOLVERS, default=list(SOLVERS))
     options.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
+    options.add_argument("--rates", nargs="*", choices=RETAIN_RATES, default=list(RETAIN_RATES))
     options = options.parse_args()
     X, y, *_ = getattr(image_data, options.data)()
     results = Results(options)
-    warnings.simplefilter("ignore")  # that max_iter ends the training is what is wanted
-    for solver in options.solvers:
-        common = SOLVERS[solver] | {"hidden_layer_sizes": options.hidden}
-        case = f"{options.data}, {len(X)} rows, {options.epochs} epochs, {common}"
+    warnings.simplefilter("ignore")
+    for rates in options.rates:
+        case = f"{options.data}, {options.rows or len(X)} rows, {options.hidden} units, q {rates}"
         print(f"\n{case}")
-        compare(X, y, common, case, options, results)
+        common = {"hidden_layer_sizes": options.hidden, "retain_rate": RETAIN_RATES[rates]}
+        compare(X[: options.rows], y[: options.rows], common, case, options, results)
     results.finish()
 
 
 def compare(X, y, common, case, options, results):
     """All methods with the same settings, seed by seed."""
-    figures = {name: [] for name in dict.fromkeys(["sampling", *options.methods])}
+    names = list(dict.fromkeys(["sampling", *options.methods]))
+    ratios, ends = {name: [] for name in names}, {name: [] for name in names}
     for seed in range(options.seeds):
-        target = None
-        for name in figures:
-            settings = METHODS[name] | common
-            errors, seconds = run(X, y, seed, options.epochs, settings, options.device)
-            if target is None:
-                target = float(np.median(errors[-5:]))
-                print(f"seed {seed}: sampling ends at {100 * target:.2f} %")
-                print(f"{'':20s}{'epochs':>8s}{'seconds':>9s}{'best %':>8s}{'end %':>8s}")
-            epoch, second = reached(errors, seconds, target)
-            best, end = 100 * errors.min(), 100 * float(np.median(errors[-5:]))
-            figures[name].append([epoch, second, best, end, float(seconds[-1])])
-            print(f"{name:20s}{epoch:8.0f}{second:9.1f}{best:8.2f}{end:8.2f}", flush=True)
-    base = np.array(figures["sampling"])
-    for name, rows in figures.items():
-        rows = np.array(rows)
-        epochs, seconds = (rows[:, column] / base[:, column] for column in (0, 1))
+        rows = train_test_split(X, y, test_size=1 / 6, random_state=seed, stratify=y)
+        print(f"seed {seed}: error % / log loss / seconds")
+        print(f"{'':22s}" + "".join(f"{f'{n} epochs':>24s}" for n in options.lengths))
+        found = {name: [] for name in names}
+        for length in options.lengths:  # the methods take turns
+            for name in names:
+                settings = common | METHODS[name]
+                found[name].append(run(rows, seed, length, settings, options.device))
+        target, _, reference = min(found["sampling"])
+        for name in names:
+            cells = (f"{e:.2f} / {loss:.4f} / {s:5.1f}" for e, loss, s in found[name])
+            print(f"{name:22s}" + "".join(f"{cell:>24s}" for cell in cells), flush=True)
+            reached = [seconds for error, _, seconds in found[name] if error <= target]
+            ratios[name].append(min(reached, default=np.inf) / reference)
+            ends[name].append(min(found[name])[:2])
+    for name in names:
+        error, loss = np.median(ends[name], 0)
+        ratio = np.median(ratios[name])
         print(
-            f"{name:20s}{np.median(epochs):6.2f} x the epochs and {np.median(seconds):.2f} x the "
-            f"seconds of sampling; best {np.median(rows[:, 2]):.2f} %"
+            f"{name:22s}{ratio:6.2f} x the seconds of sampling to its best error; its own best "
+            f"{error:.2f} % / {loss:.4f}"
         )
-        ratios = {"epochs of sampling": epochs, "seconds of sampling": seconds}
-        columns = zip(
-            ("best_error", "end_error", "seconds_of_all_epochs"), rows.T[2:], strict=True
-        )
-        medians = {column: float(np.median(values)) for column, values in columns}
-        results.note(case, name, {} if name == "sampling" else ratios, **medians)
+        compared = {} if name == "sampling" else {"seconds of sampling": ratios[name]}
+        results.note(case, name, compared, best_error=float(error), log_loss=float(loss))
 
 
 if __name__ == "__main__":
