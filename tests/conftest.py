@@ -33,3 +33,13 @@ def no_training(monkeypatch):
         raise AssertionError("training has started")
 
     monkeypatch.setattr(MarginalizedNet, "train_step", step)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_trials():
+    """Networks choose their retain rates in an instant; what they choose is tested elsewhere."""
+    from sklearn_margdrop.estimators import strengths
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strengths, "N_STEPS", 3)
+        yield

@@ -9,6 +9,7 @@ from quick import classifier
 from sklearn.datasets import make_gaussian_quantiles
 
 from sklearn_margdrop import MarginalizedDropoutClassifier, MarginalizedDropoutRegressor
+from sklearn_margdrop.estimators import strengths
 from sklearn_margdrop.estimators.strengths import RETAIN_RATES, choose
 from sklearn_margdrop.families import Normal
 from sklearn_margdrop.training.batches import Features, Rows
@@ -16,6 +17,11 @@ from sklearn_margdrop.training.net import MarginalizedNet
 
 USUAL, *OTHERS = RETAIN_RATES
 SEED = {"random_state": 0}
+
+
+@pytest.fixture(autouse=True)
+def _whole_trials(monkeypatch):
+    monkeypatch.setattr(strengths, "N_STEPS", 250)
 
 
 @pytest.fixture(scope="module")
