@@ -74,7 +74,7 @@ class MarginalizedDropoutClassifier(BaseMarginalizedClassifier, BaseMarginalized
         `"moments"` is the expectation under noise whose variances pass the hidden layers as in
         `"diagonal"`. Without hidden layers nothing is ever drawn.
 
-    alpha : float, default=1e-4
+    alpha : float, default=3e-4
         Strength of the L2 penalty ``alpha / 2 * ||weights||^2``, added to the mean loss over
         the samples. `MLPClassifier` divides its `alpha` by the rows of a batch.
 
@@ -98,7 +98,7 @@ class MarginalizedDropoutClassifier(BaseMarginalizedClassifier, BaseMarginalized
         size constant in either case. Other schedules, `learning_rate_decay` or an `LRScheduler`
         among `callbacks`, need `"constant"`.
 
-    learning_rate_init : float, default=0.002
+    learning_rate_init : float, default=0.004
         Step size at the beginning. With ``solver="adam"`` the weights of the features move by
         it over the features' typical size (the root mean square of those that are not zero), so
         that the units of `X` do not matter. Where the objective explodes, training goes back to
@@ -266,12 +266,12 @@ class MarginalizedDropoutClassifier(BaseMarginalizedClassifier, BaseMarginalized
         noise_std: ArrayLike = 0.1,
         method: str = "moments",
         n_probes: int | None = 1,
-        alpha: float = 1e-4,
+        alpha: float = 3e-4,
         unlabeled_discount: float = 1.0,
         solver: str = "adam",
         batch_size: int | str = 100,
         learning_rate: str = "cosine",
-        learning_rate_init: float = 0.002,
+        learning_rate_init: float = 0.004,
         learning_rate_decay: float = 0.0,
         momentum: float = 0.9,
         max_iter: int | str = "auto",

@@ -16,7 +16,7 @@ RETAIN_RATES = (0.95, 0.5), (1.0, 1.0), (0.8, 0.5), (0.5, 0.5)
 
 #: The steps of a short training, and its learning rate over that of the fit. It is what both make
 #: together that decides how far a training gets, up to the point where it learns the rows by heart.
-N_STEPS, TRIAL_RATE = 250, 4.0
+N_STEPS, TRIAL_RATE = 250, 2.0
 
 #: The part of the rows that judges the short trainings, and the most rows that do.
 _HELD_OUT = 0.2, 5000
