@@ -83,7 +83,8 @@ def environment(device="cpu"):
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{_processor()}, {torch.get_num_threads()} threads"
+        instructions = torch.backends.cpu.get_cpu_capability()
+        name = f"{_processor()} ({instructions}), {torch.get_num_threads()} threads"
     return {"processor": name, "python": platform.python_version(), **versions}
 
 

@@ -206,6 +206,8 @@ def _suits_onednn(a: Tensor, b: Tensor) -> bool:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return False  # the processor has not, or torch has been told to do without
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 

@@ -110,3 +110,15 @@ def test_linear_leaves_frozen_parameters_alone():
     products.linear(x, w).sum().backward()
     torch.testing.assert_close(x.grad, w.sum(0).expand_as(x), rtol=1e-4, atol=1e-4)
     assert w.grad is None
+
+
+@pytest.mark.parametrize(
+    ("capability", "has_it", "expected"),
+    [("AVX512", True, True), ("AVX512", False, False), ("AVX2", True, False)],
+)
+def test_bfloat16_needs_instructions_that_torch_uses(capability, has_it, expected, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(
+        torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_it}, raising=False
+    )
+    assert products._cpu_multiplies_bfloat16() == expected
