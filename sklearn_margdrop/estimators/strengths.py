@@ -14,8 +14,8 @@ from sklearn_margdrop.training.batches import Rows
 #: What is chosen from: retain rates at the input and at hidden layers, the usual ones first.
 RETAIN_RATES = (0.95, 0.5), (1.0, 1.0), (0.8, 0.5), (0.5, 0.5)
 
-#: The steps of a short training, and its learning rate over that of the fit. It is what both make
-#: together that decides how far a training gets, up to the point where it learns the rows by heart.
+#: The steps of a short training, and its learning rate over that of the fit. Their product decides
+#: how far a training gets, which has to be as far as where it learns the rows by heart.
 N_STEPS, TRIAL_RATE = 250, 2.0
 
 #: The part of the rows that judges the short trainings, and the most rows that do.
@@ -73,7 +73,9 @@ def choose(
     losses: dict[tuple[float, float], Tensor] = {}
     for rates in sorted(distinct.values(), key=RETAIN_RATES.index):
         losses[rates] = _losses(train(rates, chosen_from, epochs), valid)
-    weight = torch.ones_like(losses[RETAIN_RATES[0]]) if valid.weight is None else valid.weight
+    weight = torch.ones(len(valid), dtype=torch.float64, device="cpu")
+    if valid.weight is not None:
+        weight = valid.weight.cpu().double()
     means = {rates: float(each @ weight / weight.sum()) for rates, each in losses.items()}
     usual, best = RETAIN_RATES[0], min(means, key=means.__getitem__)
     if math.isinf(means[usual]):
@@ -85,6 +87,6 @@ def choose(
 
 @torch.no_grad()
 def _losses(net: TargetNet, valid: Rows) -> Tensor:
-    """The loss of each row, in float64; infinite where the training ended badly."""
-    losses = net.target.family.loss(net.linear_predictor(valid), valid.y).double()
-    return losses.nan_to_num(nan=math.inf)
+    """The loss of each row, in float64 on the CPU; infinite where the training ended badly."""
+    losses = net.target.family.loss(net.linear_predictor(valid), valid.y)
+    return losses.cpu().double().nan_to_num(nan=math.inf)

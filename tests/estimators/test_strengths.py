@@ -146,6 +146,12 @@ def test_noise_stays_where_labels_are_random(shells):
     assert MarginalizedDropoutClassifier(32, **SEED).fit(X, y).retain_rate_ != (1.0, 1.0)
 
 
+def test_weighted_float32_rows(shells):
+    X, y = shells
+    model = classifier().fit(X.astype(np.float32), y, sample_weight=1 + y)
+    assert model.retain_rate_ == (1.0, 1.0)
+
+
 def test_the_choice_depends_on_the_data_alone(shells):
     X, y = shells
     models = [classifier(random_state=seed, max_iter=30).fit(X, y) for seed in (0, 1, None)]
