@@ -194,11 +194,13 @@ def backpropagate_pairs(
         noise = network.noise.get(index)
         if noise is not None:
             signs = random_signs((n_probes, *stack.shape[1:]), x, generator)
-            stack, back = _mirror(noise, stack, torch.cat([signs, -signs]))
+            stack, back = _mirror(noise, stack, signs)
             if index > 0:  # no derivatives of the data themselves
                 tape.append(back)
         if isinstance(layer, nn.Linear):
             stack, back = _stacked_affine(layer, stack, index == 0, len(stack))
+        elif isinstance(layer, nn.ReLU):
+            stack, back = _rectify(stack)
         else:
             stack, back = _stacked_activation(layer, stack, len(stack))
         tape.append(back)
@@ -251,12 +253,8 @@ def _head(
 
 
 def _mirror(noise: Noise, stack: Tensor, signs: Tensor) -> StackStep:
-    displacement, slope = noise.displace(stack, signs)
-
-    def back(grad: Tensor) -> Tensor:
-        return grad if slope is None else grad.addcmul_(grad, slope)
-
-    return stack + displacement, back
+    displaced, slope = noise.mirror(stack, signs)
+    return displaced, lambda grad: grad if slope is None else grad.mul_(slope)
 
 
 def _displace(noise: Noise, stack: Tensor, signs: Tensor) -> StackStep:
@@ -272,6 +270,12 @@ def _back_from_noise(grad: Tensor, slope: Tensor | None) -> Tensor:
         for of_tangent, each in zip(grad[1:], slope, strict=True):
             grad[0].addcmul_(of_tangent, each)
     return grad
+
+
+def _rectify(stack: Tensor) -> StackStep:
+    """In place: nothing else needs what a linear layer returned."""
+    out = stack.relu_()
+    return out, lambda grad: torch.ops.aten.threshold_backward(grad, out, 0)
 
 
 def _stacked_activation(layer: nn.Module, stack: Tensor, n_clean: int = 1) -> StackStep:

@@ -261,13 +261,13 @@ class Categorical(Family):
     def paired_gap_vjp(
         self, eta: Tensor, mean: Tensor, tangent: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        # The means are made of the log-partitions, and all of these in a single call.
+        # One call for all the points. What it takes off a logit is the log-partition.
         points = torch.cat([eta.expand_as(tangent), eta + tangent, eta - tangent])
-        total = points.logsumexp(-1, keepdim=True)
+        logs = points.log_softmax(-1)
         n = len(tangent)
-        above, below = (points[n:] - total[n:]).exp_().split(n)
-        at, *pair = total.squeeze(-1).split(n)
+        at, *pair = (points[..., 0] - logs[..., 0]).split(n)
         value = (0.5 * (pair[0] + pair[1]) - at).clamp_min_(0)
+        above, below = logs[n:].exp_().split(n)
         return value, torch.add(above, below).mul_(0.5).sub_(mean), (above - below).mul_(0.5)
 
     def curvature_trace(self, eta: Tensor, variance: Matrix, weight: Tensor) -> Tensor:

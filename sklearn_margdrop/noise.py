@@ -103,6 +103,15 @@ class Noise(ABC):
         deviation, slope = _slope(self.deviation, z)
         return signs * deviation, None if slope is None else signs * slope
 
+    def mirror(self, z: Tensor, signs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The first half of `z` displaced, the second by the opposite of `signs`; derivatives.
+
+        `z` has the shape (2 n, n_samples, width) and `signs` (n, n_samples, width), which may be
+        overwritten. The elementwise derivative is None where it is one everywhere.
+        """
+        displacement, slope = self.displace(z, torch.cat([signs, -signs]))
+        return displacement.add_(z), None if slope is None else slope.add_(1)
+
     def draw(
         self, z: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor | None]:
@@ -206,6 +215,11 @@ class Dropout(Noise):
     def displace(self, z: Tensor, signs: Tensor) -> tuple[Tensor, Tensor | None]:
         scaled = signs.mul_(self._relative_deviation)
         return z * scaled, scaled
+
+    def mirror(self, z: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
+        above = signs.mul_(self._relative_deviation).add_(1)
+        mask = torch.cat([above, 2 - above])
+        return z * mask, mask
 
     @property
     def _relative_deviation(self) -> float:

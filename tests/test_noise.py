@@ -98,6 +98,18 @@ def test_displacements_of_one_deviation(name):
     torch.testing.assert_close(torch.zeros_like(Z) if found is None else found[0], slope)
 
 
+@pytest.mark.parametrize("name", NOISE_MODELS)
+def test_opposite_displacements(name):
+    noise = NOISE_MODELS[name](0.4)
+    pair = torch.stack([Z, 2 * Z])
+    signs = random_signs((1, *Z.shape), Z, torch.Generator().manual_seed(0))
+    displacement, slope = noise.displace(pair, torch.cat([signs, -signs]))
+    displaced, found = noise.mirror(pair, signs.clone())
+    torch.testing.assert_close(displaced, pair + displacement)
+    expected = torch.ones_like(pair) if slope is None else 1 + slope
+    torch.testing.assert_close(torch.ones_like(pair) if found is None else found, expected)
+
+
 def test_the_deviation_has_a_derivative_where_there_is_no_noise():
     class Fading(Noise):
         """As strong as the square of the activation."""
