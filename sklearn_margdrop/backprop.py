@@ -205,16 +205,21 @@ def backpropagate_pairs(
             stack, back = _stacked_activation(layer, stack, len(stack))
         tape.append(back)
     above, below = stack.chunk(2)
-    loss, penalty, grad, grad_t = _head(
-        family,
-        (above + below).mul_(0.5),
-        (above - below).mul_(0.5),
-        y,
-        loss_weight,
-        penalty_weight,
-        family.paired_gap_vjp,
-    )
-    pulled: Tensor | None = torch.cat([grad + grad_t, grad - grad_t]).mul_(0.5)
+    mean = (above + below).mul_(0.5)
+    if loss_weight is penalty_weight:
+        loss, penalty, grad = _mean_loss(family, stack, mean, y, loss_weight)
+    else:
+        loss, penalty, by_mean, by_half = _head(
+            family,
+            mean,
+            (above - below).mul_(0.5),
+            y,
+            loss_weight,
+            penalty_weight,
+            family.paired_gap_vjp,
+        )
+        grad = torch.cat([by_mean + by_half, by_mean - by_half]).mul_(0.5)
+    pulled: Tensor | None = grad
     for back in reversed(tape):
         pulled = back(cast("Tensor", pulled))
     return loss, penalty
@@ -250,6 +255,19 @@ def _head(
     residual = family.residual(mean[:, :n_labeled].flatten(0, 1), y) * loss_weight.unsqueeze(-1)
     grad[:, :n_labeled] += residual.view(n, n_labeled, -1)
     return loss, penalty, grad, by_tangent * each
+
+
+def _mean_loss(
+    family: Family, stack: Tensor, mean: Tensor, y: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`_head` for pairs, whose mean loss it is, if all rows weigh in both terms alike."""
+    n = len(mean)
+    y, weight = (y, weight) if n == 1 else (torch.cat([y] * n), weight.repeat(n) / n)
+    loss = family.loss(mean.flatten(0, 1), y).dot(weight)
+    flat, y, weight = stack.flatten(0, 1), torch.cat([y, y]), weight.repeat(2) / 2
+    penalty = family.loss(flat, y).dot(weight).sub_(loss).clamp_min_(0)  # but for rounding
+    grad = family.residual(family.mean(flat), y).mul_(weight.unsqueeze(-1))
+    return loss, penalty, grad.view_as(stack)
 
 
 def _mirror(noise: Noise, stack: Tensor, signs: Tensor) -> StackStep:

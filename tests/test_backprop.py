@@ -104,13 +104,15 @@ def test_quadratic_where_it_is_diagonal(sites, monkeypatch):
 @pytest.mark.parametrize("noise", NOISE_MODELS)
 @pytest.mark.parametrize("sizes", SIZES[1:], ids=str)
 @pytest.mark.parametrize("method", ["quadratic", "moments"])
-@pytest.mark.parametrize("n_probes", [1, 3])
-def test_random_tangents(family, activation, noise, sizes, method, n_probes, monkeypatch):
+@pytest.mark.parametrize(("n_probes", "n_unlabeled"), [(1, 0), (3, 0), (1, 3), (3, 3)])
+def test_random_signs(
+    family, activation, noise, sizes, method, n_probes, n_unlabeled, monkeypatch
+):
     for placement in [(0,), (1,), range(len(sizes) - 1)]:
         models = {site: make_noise(noise) for site in placement}
         network = NoisyNetwork(sizes, activation, models, dtype=torch.float64)
         objective = Objective(family, method, n_probes, alpha=0.1)
-        batch = batch_of(family, sizes, weighted=True, n_unlabeled=3)
+        batch = batch_of(family, sizes, weighted=True, n_unlabeled=n_unlabeled)
         by_hand = METHODS[method].needs_probes(network)
         assert by_hand or (method, tuple(placement), len(sizes)) == ("quadratic", (1,), 3)
         assert_same(both_ways(objective, network, batch, monkeypatch))
