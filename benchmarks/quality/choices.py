@@ -50,7 +50,9 @@ NETWORKS |= {
 }
 NETWORKS |= {f'noise_placement="{p}"': {"noise_placement": p} for p in ("input", "hidden")}
 NETWORKS |= {f"retain_rate={q}": {"retain_rate": q} for q in (0.3, 0.5, 0.8, 0.9)}
-NETWORKS |= {f'method="{method}"': {"method": method} for method in ("quadratic", "sampling")}
+NETWORKS |= {
+    f'method="{method}"': {"method": method} for method in ("quadratic", "diagonal", "sampling")
+}
 GLMS = {
     f'GLM, "{method}", retain_rate={q}': {"method": method, "retain_rate": q}
     for method in ("moments", "quadratic")

@@ -168,6 +168,8 @@ def train(cell, data, device):
         max_iter=cell["epochs"],
         n_iter_no_change=cell["patience"],
         tol=0,
+        learning_rate="constant",
+        n_probes=None,
         pretrainer=rbm,
         device=device,
         random_state=cell["seed"],

@@ -19,13 +19,14 @@ from sklearn_margdrop import MarginalizedDropoutClassifier
 
 DATA = {"digits": load_digits, "breast cancer": load_breast_cancer}
 GRID = {
-    "retain_rate": [0.3, 0.5, 0.7, 0.9, 0.99],
+    "retain_rate": ["auto", 0.3, 0.5, 0.7, 0.9, 0.99],
     "noise_placement": ["both", "input", "hidden", "none"],
     "hidden_layer_sizes": [(64,), (256,), (1024,), (256, 256)],
-    "alpha": [0.0, 1e-4, 1e-3, 1e-2],
+    "alpha": [0.0, 3e-4, 1e-3, 1e-2],
+    "learning_rate": ["cosine", "constant"],
     "learning_rate_init": [1e-3, 4e-3, 1e-2, 2e-2],
     "activation": ["relu", "tanh", "logistic"],
-    "method": ["diagonal", "quadratic", "sampling"],
+    "method": ["moments", "diagonal", "quadratic", "sampling"],
     "batch_size": [32, 100, 300],
     "early_stopping": [False, True],
 }

@@ -25,9 +25,7 @@ from benchmarks import harness
 from sklearn_margdrop import MarginalizedDropoutClassifier, MarginalizedDropoutGLMClassifier
 
 MODELS = {
-    "network": MarginalizedDropoutClassifier(
-        64, max_iter=120, tol=0.0, batch_size=20, random_state=0
-    ),
+    "network": MarginalizedDropoutClassifier(64, max_iter=120, batch_size=20, random_state=0),
     "network, early stopping": MarginalizedDropoutClassifier(
         64,
         max_iter=120,

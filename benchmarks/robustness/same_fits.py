@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from functools import partial
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -119,13 +120,23 @@ def one_of_two_processes():
 
 
 FITS = {
-    "network, diagonal": lambda: network().fit(X, Y),
-    "network, diagonal, weights and unlabelled": lambda: network().fit(X, Y, WEIGHT, U),
+    "network, moments": lambda: network().fit(X, Y),
+    "network, moments, weights and unlabelled": lambda: network().fit(X, Y, WEIGHT, U),
+    "network, moments, pairs": lambda: network(n_probes=2, retain_rate=0.5).fit(X, Y),
+    "network, diagonal": lambda: network(method="diagonal", retain_rate=0.5).fit(X, Y),
+    "network, constant rate": lambda: network(learning_rate="constant", tol=0.02).fit(X, Y),
     "network, float32": lambda: network().fit(X.astype("float32"), Y),
     "network, sparse": lambda: network().fit(sparse.csr_array(X), Y),
-    "network, quadratic": lambda: network(method="quadratic").fit(X, Y),
-    "network, quadratic, probes, sgd": lambda: network(
-        method="quadratic", n_probes=2, solver="sgd", learning_rate_decay=0.1
+    "network, quadratic": lambda: network(method="quadratic", n_probes=None, retain_rate=0.5).fit(
+        X, Y
+    ),
+    "network, quadratic, tangents, sgd": lambda: network(
+        method="quadratic",
+        n_probes=2,
+        solver="sgd",
+        learning_rate="constant",
+        learning_rate_decay=0.1,
+        retain_rate=0.5,
     ).fit(X, Y),
     "network, sampling": lambda: network(method="sampling").fit(X, Y),
     "network, sampling, unlabelled": lambda: network(method="sampling").fit(X, Y, X_unlabeled=U),
@@ -144,7 +155,7 @@ FITS = {
     ),
     "network, warm start": lambda: warm(network(tol=0.0), X, Y),
     "network, stream": lambda: streamed(network(), X, Y, classes=range(10)),
-    "network, resumed": lambda: resumed(network),
+    "network, resumed": lambda: resumed(partial(network, learning_rate="constant")),
     "network, accelerator of one process": lambda: network(accelerator=_accelerator()).fit(X, Y),
     "regressor, normal": lambda: regressor().fit(D, 1e3 + T),
     "regressor, poisson": lambda: regressor(family="poisson").fit(D, COUNTS),

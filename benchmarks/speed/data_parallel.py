@@ -31,7 +31,7 @@ ALONE, EXCHANGE = "one process", "the exchange alone"
 
 def step_of(sizes, batch_size, engine):
     rows = rows_of(*random_images(10 * batch_size, sizes[0], sizes[-1]))
-    net, batches = our_net(sizes, "diagonal"), endless(rows, batch_size)
+    net, batches = our_net(sizes, "moments", n_probes=1), endless(rows, batch_size)
     net.engine_ = engine
     engine.begin(net, rows, None, 1)
     return lambda: net.train_step(next(batches)), sum(p.numel() for p in net.module_.parameters())

@@ -17,15 +17,16 @@ from sklearn.neural_network import MLPClassifier
 
 from benchmarks import image_data, text_data
 from benchmarks.harness import Results, parser, take_turns
-from benchmarks.speed.peers import random_images, skorch_net, torch_fit
+from benchmarks.speed.peers import RETAIN, random_images, skorch_net, torch_fit
 from sklearn_margdrop import MarginalizedDropoutClassifier, MarginalizedDropoutGLMClassifier
 
 METHODS = {
     "no noise": {"noise_placement": "none"},
     "sampling": {"method": "sampling"},
-    "diagonal (default)": {},
-    "quadratic, 1 probe": {"method": "quadratic", "n_probes": 1},
-    "quadratic": {"method": "quadratic"},
+    "diagonal": {"method": "diagonal"},
+    "moments (default)": {},
+    "quadratic, 1 tangent": {"method": "quadratic"},
+    "quadratic": {"method": "quadratic", "n_probes": None},
 }
 TORCH, SKORCH, MLP = "torch, nn.Dropout", "skorch, nn.Dropout", "MLPClassifier"
 LBFGS = "LogisticRegression(lbfgs)"
@@ -33,7 +34,7 @@ LBFGS = "LogisticRegression(lbfgs)"
 
 def fits(X, y, hidden, batch_size, epochs, device):
     sizes = (X.shape[1], *hidden, len(np.unique(y)))
-    budget = {"tol": 0, "n_iter_no_change": 10**6, "max_iter": epochs, "batch_size": batch_size}
+    budget = {"max_iter": epochs, "batch_size": batch_size}
     peers = {
         TORCH: lambda: torch_fit(X, y, sizes, batch_size, epochs, device),
         SKORCH: lambda: skorch_net(
@@ -41,16 +42,17 @@ def fits(X, y, hidden, batch_size, epochs, device):
         ).fit(X, y),
     }
     for name, settings in METHODS.items():
-        model = MarginalizedDropoutClassifier(hidden, device=device, **budget, **settings)
+        model = MarginalizedDropoutClassifier(
+            hidden, retain_rate=RETAIN, device=device, **budget, **settings
+        )
         peers[name] = lambda model=model: model.fit(X, y)
-    peers[MLP] = lambda: MLPClassifier(hidden, **budget).fit(X, y)
+    peers[MLP] = lambda: MLPClassifier(hidden, tol=0, n_iter_no_change=10**6, **budget).fit(X, y)
     return peers
 
 
 def predictions(X, y, hidden, device):
-    model = MarginalizedDropoutClassifier(hidden, max_iter=1, device=device).fit(
-        X[:1000], y[:1000]
-    )
+    model = MarginalizedDropoutClassifier(hidden, retain_rate=0.5, max_iter=1, device=device)
+    model.fit(X[:1000], y[:1000])
     peer = MLPClassifier(hidden, max_iter=1).fit(X[:1000], y[:1000])
     parameters = [torch.from_numpy(p).to(device) for p in (*model.coefs_, *model.intercepts_)]
     w, v, b, c = parameters

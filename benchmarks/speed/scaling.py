@@ -16,7 +16,11 @@ from benchmarks.harness import Results, in_fresh_process, parser, peak_memory, s
 from benchmarks.speed.peers import endless, our_net, random_images, rows_of
 from sklearn_margdrop import MarginalizedDropoutClassifier, MarginalizedDropoutGLMClassifier
 
-STEPS = ("sampling", "diagonal", "quadratic")
+#: Each method of the networks; without probes "quadratic" is exact.
+STEPS = [
+    *({"method": method} for method in ("sampling", "diagonal", "quadratic")),
+    {"method": "moments", "n_probes": 1},
+]
 
 
 def step(method, width=512, depth=1, n_classes=10, n_sites=None, n_features=256, n_probes=None):
@@ -32,14 +36,14 @@ def step(method, width=512, depth=1, n_classes=10, n_sites=None, n_features=256,
 def epoch(method, n_rows):
     X, y = random_images(n_rows, 256, 10)
     model = MarginalizedDropoutClassifier(
-        512, method=method, max_iter=1, device="cpu", random_state=0
+        512, method=method, retain_rate=0.5, max_iter=1, device="cpu", random_state=0
     )
     return _measure(lambda: model.fit(X, y), 3)
 
 
 def predict(n_rows):
     X, y = random_images(n_rows, 256, 10)
-    model = MarginalizedDropoutClassifier(512, max_iter=1, device="cpu")
+    model = MarginalizedDropoutClassifier(512, retain_rate=0.5, max_iter=1, device="cpu")
     with warnings.catch_warnings(action="ignore"):
         model.fit(X[:500], y[:500])
     return _measure(lambda: model.predict(X), 5)
@@ -68,16 +72,16 @@ def _measure(call, repeats):
 
 #: What is varied, over which values, and how it is measured with which settings.
 SWEEPS = {
-    "width": (step, "width", [256, 512, 1024, 2048], [{"method": m} for m in STEPS]),
-    "depth": (step, "depth", [1, 2, 4, 8], [{"method": m} for m in STEPS]),
+    "width": (step, "width", [256, 512, 1024, 2048], STEPS),
+    "depth": (step, "depth", [1, 2, 4, 8], STEPS),
     "classes": (
         step,
         "n_classes",
         [10, 30, 100, 300],
-        [*({"method": m} for m in STEPS), {"method": "quadratic", "n_probes": 4}],
+        [*STEPS, {"method": "quadratic", "n_probes": 4}],
     ),
-    "noisy sites": (step, "n_sites", [1, 2, 3, 4], [{"method": m, "depth": 4} for m in STEPS]),
-    "rows, an epoch": (epoch, "n_rows", [5_000, 20_000, 80_000], [{"method": "diagonal"}]),
+    "noisy sites": (step, "n_sites", [1, 2, 3, 4], [each | {"depth": 4} for each in STEPS]),
+    "rows, an epoch": (epoch, "n_rows", [5_000, 20_000, 80_000], [{"method": "moments"}]),
     "rows, predict": (predict, "n_rows", [5_000, 20_000, 80_000, 320_000], [{}]),
     "non-zeros": (
         iteration,

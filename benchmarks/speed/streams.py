@@ -25,7 +25,7 @@ N_FEATURES, CHUNK, BATCH = 1000, 4096, 1024
 #: What learns the stream, and what is fitted to the file; few iterations are enough to see.
 STREAM_MODELS = {
     "network 1000-64-1": lambda: MarginalizedDropoutClassifier(
-        64, batch_size=BATCH, device="cpu", random_state=0
+        64, retain_rate=0.5, batch_size=BATCH, device="cpu", random_state=0
     ),
     "fisher": lambda: MarginalizedDropoutGLMClassifier(
         solver="fisher", retain_rate=0.9, batch_size=BATCH, device="cpu", random_state=0
