@@ -98,6 +98,8 @@ NETWORK_METHODS = {
         moments_by_pairs,
         backpropagate_pairs,
         needs_probes=lambda network: len(network.linears) > 1 and bool(network.noise),
+        # Variances are pushed through layer by layer.
+        second_order=diagonal,
         has_backprop=lambda network: not network.noise,  # without any penalty
     ),
     "sampling": Method("the noise is drawn in each step: ordinary dropout", None),

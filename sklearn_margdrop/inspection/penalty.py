@@ -41,10 +41,11 @@ def penalty_per_sample(
         noise is that of its fit.
     X : {array-like, sparse matrix} of shape (n_samples, n_features)
         Data, as for `predict`.
-    method : {"diagonal", "quadratic"} for networks, {"moments", "quadratic"} for generalised \
-linear models, default=None
-        How the expectation over the noise is evaluated. None is the estimator's own, and
-        `"quadratic"`, its second order, where that is `"sampling"`.
+    method : {"diagonal", "moments", "quadratic"} for networks, {"moments", "quadratic"} for \
+generalised linear models, default=None
+        How the expectation over the noise is evaluated, without random signs. `"moments"` pushes
+        variances through hidden layers as `"diagonal"` does, without cross terms. None is the
+        estimator's own method, and `"quadratic"`, its second order, where that is `"sampling"`.
 
     Returns
     -------
@@ -76,7 +77,7 @@ linear models, default=None
     >>> from sklearn_margdrop import MarginalizedDropoutClassifier
     >>> from sklearn_margdrop.inspection import penalty_per_sample
     >>> X, y = load_iris(return_X_y=True)
-    >>> clf = MarginalizedDropoutClassifier(random_state=0).fit(X, y)
+    >>> clf = MarginalizedDropoutClassifier(retain_rate=0.5, random_state=0).fit(X, y)
     >>> R = penalty_per_sample(clf, X)
     >>> R.shape, bool(R[y > 0].mean() > R[y == 0].mean())  # the last two overlap
     ((150,), True)
@@ -96,8 +97,9 @@ def effective_penalty(
     """The mean noise penalty, split by the site where the noise enters and by unit.
 
     To second order the penalty is a sum over noisy units. With `"moments"`, which is not, each
-    row's penalty is divided in proportion to its second-order parts; that is the exact division
-    of a penalty that depends on the variance of a single linear predictor alone.
+    row's penalty is divided in proportion to its second-order parts (those of `"diagonal"`, for a
+    network); that is the exact division of a penalty that depends on the variance of a single
+    linear predictor alone.
 
     Parameters
     ----------
@@ -106,10 +108,11 @@ def effective_penalty(
         noise is that of its fit.
     X : {array-like, sparse matrix} of shape (n_samples, n_features)
         Data, as for `predict`. Sparse rows are made dense in blocks of bounded memory.
-    method : {"diagonal", "quadratic"} for networks, {"moments", "quadratic"} for generalised \
-linear models, default=None
-        How the expectation over the noise is evaluated. None is the estimator's own, and
-        `"quadratic"`, its second order, where that is `"sampling"`.
+    method : {"diagonal", "moments", "quadratic"} for networks, {"moments", "quadratic"} for \
+generalised linear models, default=None
+        How the expectation over the noise is evaluated, without random signs. `"moments"` pushes
+        variances through hidden layers as `"diagonal"` does, without cross terms. None is the
+        estimator's own method, and `"quadratic"`, its second order, where that is `"sampling"`.
 
     Returns
     -------
@@ -142,7 +145,7 @@ linear models, default=None
     >>> from sklearn_margdrop import MarginalizedDropoutClassifier
     >>> from sklearn_margdrop.inspection import effective_penalty
     >>> X, y = load_iris(return_X_y=True)
-    >>> clf = MarginalizedDropoutClassifier(random_state=0).fit(X, y)
+    >>> clf = MarginalizedDropoutClassifier(retain_rate=0.5, random_state=0).fit(X, y)
     >>> parts = effective_penalty(clf, X)
     >>> {site: values.shape for site, values in parts.items()}
     {0: (4,), 1: (256,)}
@@ -155,9 +158,12 @@ linear models, default=None
     for each in _traces(model, rows, network, keep_sparse=False):
         weight = torch.full_like(each.eta[:, 0], 1 / n_rows)
         if penalty is not second_order:
+            divided, few = penalty(each, family), torch.finfo(weight.dtype).tiny ** 0.5
+            # Where the curvature vanishes beside the penalty, divide as for flat predictions.
+            vanishes = second_order(each, family) < few
+            each = each._replace(eta=each.eta.masked_fill(vanishes.unsqueeze(-1), 0))
             value = second_order(each, family)
-            tiny = torch.finfo(value.dtype).tiny
-            weight = weight * torch.where(value > tiny, penalty(each, family) / value, 0.0)
+            weight = weight * torch.where(value > few, divided / value, 0.0)
         found = parts(each, family, weight, second_order)
         for site, _, _, position, _ in network.sites:
             if (part := found[position]) is not None:

@@ -19,7 +19,7 @@ from sklearn_margdrop.inspection import (
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
-QUICK = {"hidden_layer_sizes": (6, 5), "max_iter": 5, "random_state": 0}
+QUICK = {"hidden_layer_sizes": (6, 5), "retain_rate": 0.5, "max_iter": 5, "random_state": 0}
 
 
 def fitted_models(X, y):
@@ -28,8 +28,9 @@ def fitted_models(X, y):
     yield MarginalizedDropoutClassifier(method="quadratic", activation="tanh", **QUICK).fit(X, y)
     yield MarginalizedDropoutClassifier(method="sampling", **QUICK).fit(X, y > 0)
     yield MarginalizedDropoutClassifier(
-        method="quadratic", n_probes=1, noise="gaussian", noise_placement=[0, 2], **QUICK
+        method="quadratic", n_probes=None, noise="gaussian", noise_placement=[0, 2], **QUICK
     ).fit(X, y)
+    yield MarginalizedDropoutClassifier(method="diagonal", **QUICK).fit(X, y > 0)
     yield MarginalizedDropoutRegressor(family="poisson", **QUICK).fit(X, counts)
     yield MarginalizedDropoutRegressor(**QUICK).fit(X, X[:, :2])
     for method in ("moments", "quadratic"):
@@ -102,6 +103,26 @@ def test_moments_are_divided_as_their_variance_is(iris):
     R = penalty_per_sample(model, X)
     expected = (R[:, None] * variances / variances.sum(1, keepdims=True)).mean(0)
     assert_allclose(effective_penalty(model, X)[0], expected, rtol=1e-9)
+
+
+def test_moments_of_a_network_are_divided_as_the_layers_push_their_variance(iris):
+    X, y = iris
+    model = MarginalizedDropoutClassifier(activation="tanh", **QUICK).fit(X, y > 0)
+    R = penalty_per_sample(model, X)
+    diagonal = penalty_per_sample(model, X, method="diagonal")
+    for site, part in effective_penalty(model, X).items():
+        rows = [effective_penalty(model, x[None], method="diagonal")[site] for x in X]
+        assert_allclose(part, ((R / diagonal)[:, None] * rows).mean(0), rtol=1e-9)
+
+
+@pytest.mark.parametrize("labels", [lambda y: y, lambda y: y > 0], ids=["several", "two"])
+def test_parts_add_up_where_the_curvature_rounds_to_zero(iris, labels):
+    X, y = iris[0].astype(np.float32), labels(iris[1])
+    model = MarginalizedDropoutGLMClassifier().fit(X, y)
+    model.coef_ = 1000 * model.coef_
+    R = penalty_per_sample(model, X).mean()
+    assert penalty_per_sample(model, X, method="quadratic").min() == 0
+    assert_allclose(effective_penalty(model, X)[0].sum(), R, rtol=1e-5)
 
 
 def test_blocks_are_invisible(iris, monkeypatch):
