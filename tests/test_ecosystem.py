@@ -35,7 +35,7 @@ from sklearn_margdrop.training.batches import Batches, Features, Rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:Training stopped at max_iter")
 
-QUICK = {"hidden_layer_sizes": (16,), "max_iter": 30, "learning_rate_init": 0.02}
+QUICK = {"hidden_layer_sizes": (16,), "max_iter": 30, "learning_rate_init": 0.05}
 
 
 def classifier(**options):
@@ -62,7 +62,7 @@ def test_grid_search_over_placement_and_retain_rate(iris, n_jobs):
 def test_halving_search_over_epochs(iris):
     search = HalvingGridSearchCV(
         classifier(),
-        {"retain_rate": [0.5, 0.7, 0.9], "method": ["diagonal", "quadratic"]},
+        {"retain_rate": [0.5, 0.7, 0.9], "method": ["moments", "quadratic"]},
         resource="max_iter",
         max_resources=20,
         cv=2,

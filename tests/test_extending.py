@@ -157,7 +157,7 @@ def test_layer_is_what_it_says():
 
 # [estimators]
 @pytest.mark.filterwarnings("ignore:Training stopped at max_iter")
-@pytest.mark.parametrize("method", ["diagonal", "quadratic", "sampling", "tikhonov"])
+@pytest.mark.parametrize("method", ["diagonal", "moments", "quadratic", "sampling", "tikhonov"])
 def test_networks_take_them_by_name(iris, shares, method):
     options = {"noise": "gaussian-dropout", "noise_std": 0.5, "method": method, "random_state": 0}
     clf = MarginalizedDropoutClassifier(activation="softplus", **options).fit(*iris)
@@ -175,13 +175,15 @@ def test_networks_take_them_by_name(iris, shares, method):
 
 @pytest.mark.filterwarnings("ignore:Training stopped at max_iter")
 @pytest.mark.parametrize(
-    "cls", [MarginalizedDropoutRegressor, MarginalizedDropoutGLMRegressor], ids=["network", "glm"]
+    ("cls", "options"),
+    [(MarginalizedDropoutRegressor, {"n_probes": None}), (MarginalizedDropoutGLMRegressor, {})],
+    ids=["network", "glm"],
 )
-def test_a_method_of_ones_own(iris, cls):
+def test_a_method_of_ones_own(iris, cls, options):
     """That of the squared error is the quadratic one, of which the parts of units are known."""
     X, y = iris[0][:, :3], iris[0][:, 3]
     first, second = (
-        cls(method=method, max_iter=20, random_state=0).fit(X, y)
+        cls(method=method, max_iter=20, random_state=0, **options).fit(X, y)
         for method in ("tikhonov", "quadratic")
     )
     assert_allclose(first.predict(X), second.predict(X), rtol=1e-5)

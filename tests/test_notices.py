@@ -27,10 +27,11 @@ from sklearn_margdrop import (
 
 X = np.random.RandomState(0).randn(30, 3)
 Y = X[:, 0] + 0.1 * X[:, 1]
-SHORT = MarginalizedDropoutRegressor((2,), max_iter=1, random_state=0)
+NETWORK = {"hidden_layer_sizes": (2,), "learning_rate": "constant", "max_iter": 1}
+SHORT = MarginalizedDropoutRegressor(random_state=0, **NETWORK)
 FOUR = [
     SHORT,
-    MarginalizedDropoutClassifier((2,), max_iter=1, random_state=0),
+    MarginalizedDropoutClassifier(random_state=0, **NETWORK),
     MarginalizedDropoutGLMRegressor(solver="sgd", max_iter=1),
     MarginalizedDropoutGLMClassifier(solver="sgd", max_iter=1),
 ]
