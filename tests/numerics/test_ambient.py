@@ -62,6 +62,7 @@ DATA = {"dense": X, "float32": X.astype(np.float32), "sparse": sp.csr_array(X)}
 UNLABELED = RNG.normal(size=(10, 5))
 
 NETWORK = {"hidden_layer_sizes": (4, 3), "max_iter": 2, "batch_size": 20, "random_state": 0}
+NETWORK |= {"retain_rate": 0.5}
 GLM = {"max_iter": 2, "batch_size": 20, "random_state": 0}
 classifier = functools.partial(MarginalizedDropoutClassifier, **NETWORK)
 regressor = functools.partial(MarginalizedDropoutRegressor, **NETWORK)
@@ -70,9 +71,18 @@ glm_regressor = functools.partial(MarginalizedDropoutGLMRegressor, **GLM)
 
 #: How to make an estimator, and the data and target of its fit.
 FITS = {
-    "diagonal": (classifier, "dense", "three"),
-    "diagonal, sparse": (functools.partial(classifier, activation="logistic"), "sparse", "two"),
-    "quadratic": (functools.partial(classifier, method="quadratic"), "float32", "three"),
+    "pairs": (classifier, "dense", "three"),
+    "pairs, chosen rates": (functools.partial(classifier, retain_rate="auto"), "float32", "two"),
+    "diagonal, sparse": (
+        functools.partial(classifier, method="diagonal", activation="logistic"),
+        "sparse",
+        "two",
+    ),
+    "quadratic": (
+        functools.partial(classifier, method="quadratic", n_probes=None),
+        "float32",
+        "three",
+    ),
     "probes": (
         functools.partial(classifier, method="quadratic", n_probes=1, solver="sgd"),
         "dense",
@@ -176,7 +186,7 @@ def test_each_context_alone(name, context):
         assert outcome(train(name), *FITS[name][1:]) == expected
 
 
-@pytest.mark.parametrize("name", ["diagonal", "probes", "counts", "moments", "adagrad", "fisher"])
+@pytest.mark.parametrize("name", ["pairs", "probes", "counts", "moments", "adagrad", "fisher"])
 def test_training_goes_on_in_another_context(name):
     make, container, target = FITS[name]
     X, y = DATA[container], TARGETS[target]
@@ -349,7 +359,7 @@ def test_the_net_is_the_same_in_every_context(name, method, tmp_path):
 
 @pytest.mark.parametrize("data_set", [np.asarray, lambda X: Dataset(X, np.zeros(len(X)))])
 def test_who_takes_predictions_one_by_one_is_not_in_their_context(data_set):
-    net = model_of("diagonal").net_.set_params(batch_size=20)
+    net = model_of("pairs").net_.set_params(batch_size=20)
     many = np.tile(X, (2, 1))
     for context in CONTEXTS.values():
         with context():
@@ -362,7 +372,7 @@ def test_who_takes_predictions_one_by_one_is_not_in_their_context(data_set):
 
 
 def test_predictions_within_a_training_loop():
-    model, weight = model_of("diagonal"), torch.ones(3, requires_grad=True)
+    model, weight = model_of("pairs"), torch.ones(3, requires_grad=True)
     for _ in range(2):
         loss = (torch.as_tensor(model.predict_proba(X)) @ weight.double()).sum()
         loss = loss + sum((each @ weight.double()).sum() for each in model.net_.forward_iter(X))
@@ -428,14 +438,14 @@ def test_a_context_is_left_alone_after_an_error(context):
         def on_batch_end(self, net, **kwargs):
             raise KeyError("a user's")
 
-    model = model_of("diagonal")
+    model = model_of("pairs")
     with left_alone(CONTEXTS[context]):
         with pytest.raises(KeyError, match="a user's"):
             classifier(callbacks=[Fail()]).fit(X, TARGETS["three"])
         with pytest.raises(ValueError, match="features"):
             model.predict(X[:, 1:])
         with pytest.raises(ValueError, match="method"):
-            inspection.penalty_per_sample(model, X, method="moments")
+            inspection.penalty_per_sample(model, X, method="sampling")
 
 
 def test_callbacks_see_a_neutral_context():
@@ -577,7 +587,7 @@ def test_steps_end_and_fail_as_they_are():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@pytest.mark.parametrize("name", ["diagonal", "quadratic", "numbers", "moments", "adagrad"])
+@pytest.mark.parametrize("name", ["pairs", "quadratic", "numbers", "moments", "adagrad"])
 def test_with_a_gpu(name):
     """A default device that is there is no more heard than one that is not."""
     make, container, target = FITS[name]

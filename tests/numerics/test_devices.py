@@ -21,7 +21,9 @@ X = np.random.RandomState(0).normal(size=(600, 300))
 
 
 def fit(seed):
-    model = MarginalizedDropoutClassifier((512,), max_iter=1, random_state=seed)
+    model = MarginalizedDropoutClassifier(
+        (512,), retain_rate=0.5, max_iter=1, random_state=seed
+    )
     return float(model.fit(X, X[:, 0] > 0).loss_curve_[-1])
 
 
