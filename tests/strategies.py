@@ -271,7 +271,7 @@ def _draw_parameters(choose, estimator, data, wide, share=0.5):
         )
         drawn |= {
             "activation": one(["relu", "logistic", "tanh", "identity"]),
-            "method": one(["diagonal", "quadratic", "sampling"]),
+            "method": one(["moments", "diagonal", "quadratic", "sampling"]),
             "n_probes": one([None, 1, 2, 100]),
             "solver": one(["adam", "sgd"]),
             "batch_size": one(["auto", 1, 7, 100, 10**9]),
