@@ -26,7 +26,14 @@ class TargetNet(MarginalizedNet):
     *args, **kwargs
         The parameters of :class:`MarginalizedNet`.
     target : Target
+
+    Attributes
+    ----------
+    retain_rate_ : tuple of (float, float) or None
+        What "auto" stands for in its networks, if that was asked for.
     """
+
+    retain_rate_: tuple[float, float] | None = None
 
     def __init__(self, *args: Any, target: Target, **kwargs: Any):
         super().__init__(*args, **kwargs)

@@ -161,8 +161,12 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             # Plain sgd keeps the learning rates of the textbooks.
             scale = 1.0 if self._solver.plain else rows.feature_scale()
         seed = draw_seed(call.random_state)
-        rates = self._choose_rates(rows, valid, call, scale)
+        checkpoint = None if call.checkpoints is None else call.checkpoints.of(0)
+        rates = None if checkpoint is None else checkpoint.stored("retain_rate_")
+        if rates is None:
+            rates = self._choose_rates(rows, valid, call, scale)
         net = self._build_net(rows, call, scale, rates, seed)
+        net.retain_rate_ = rates
         if call.continuing:
             self._check_layers(net)
             net.take_over(self.net_, call.incremental)
@@ -177,12 +181,10 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             rows.unlabeled = None  # they were there to pretrain
         if not call.continuing or net.module__activation != self.net_.module__activation:
             _find_centres(net.module_, rows)
-        checkpoint = None if call.checkpoints is None else call.checkpoints.of(0)
         epochs = 1 if call.incremental else self._most_epochs()
         if epochs is None:
             epochs = auto_epochs(net.count_steps(rows))
         net.train(rows, valid, epochs, call.watcher, checkpoint)
-        self.retain_rate_ = rates
         return net
 
     def _split(self, index: np.ndarray, y: np.ndarray, call: Call) -> list[np.ndarray]:
@@ -370,11 +372,11 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
         still = type(net).__new__(type(net))
         own = {"module_": copy.deepcopy(net.module_), "engine_": Engine()}
         still.__dict__.update(vars(net) | own)
-        return {"net_": still, "_target": net.target}
+        return {"net_": still, "_target": net.target, "retain_rate_": net.retain_rate_}
 
     def _store(self, net: TargetNet, rows: Rows, incremental: bool) -> None:
         scores = [epoch["valid_score"] for epoch in net.history if "valid_score" in epoch]
-        self.n_iter_ = net.n_epochs
+        self.n_iter_, self.retain_rate_ = net.n_epochs, net.retain_rate_
         self.validation_scores_ = scores if self.early_stopping else None
         self.best_validation_score_ = net.best_score_
 

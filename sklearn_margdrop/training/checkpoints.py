@@ -144,6 +144,10 @@ class TrainingCheckpoint(Callback):
         left_out = _left_out(net, _callback_states(net))
         self.given_ = {name: text for name, text in left_out.items() if text is not None}
 
+    def stored(self, name: str) -> Any:
+        """An attribute that the net of the stored checkpoint had; None if it has none."""
+        return None if self.state is None else self.state["fitted"].get(name)
+
     def restore(self, net: NeuralNet) -> int:
         """Set the net to the state of the stored checkpoint, if there is one.
 

@@ -31,7 +31,8 @@ NETWORKS = [
     (MarginalizedDropoutClassifier, {"hidden_layer_sizes": 8, "max_iter": 20, **options})
     for options in (
         {"method": "diagonal"},
-        {"method": "quadratic"},
+        {"method": "quadratic", "n_probes": None},
+        {"method": "moments"},
         {"method": "quadratic", "n_probes": 1, "activation": "tanh", "solver": "sgd"},
         {"method": "sampling", "activation": "logistic"},
     )

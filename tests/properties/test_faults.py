@@ -39,6 +39,7 @@ def data():
 @pytest.mark.parametrize("early_stopping", [False, True])
 def test_infinite_patience_runs_all_epochs(data, cls, early_stopping):
     options = {"tol": 10.0, "max_iter": 15, "random_state": 0, "early_stopping": early_stopping}
+    options |= {"learning_rate": "constant"}
     patient = cls((3,), n_iter_no_change=np.inf, **options).fit(*data)
     assert patient.n_iter_ == 15
     assert cls((3,), n_iter_no_change=2, **options).fit(*data).n_iter_ < 15
@@ -110,9 +111,10 @@ class Poison(Callback):
 class Poisoned(MarginalizedDropoutClassifier):
     event = Poison(4)
 
-    def _build_net(self, *args):
-        net = super()._build_net(*args)
-        net.callbacks_.insert(0, ("event", self.event))
+    def _build_net(self, *args, is_trial=False, **kwargs):
+        net = super()._build_net(*args, is_trial=is_trial, **kwargs)
+        if not is_trial:
+            net.callbacks_.insert(0, ("event", self.event))
         return net
 
 
@@ -126,10 +128,11 @@ def test_divergence_with_early_stopping_keeps_the_best_weights(data):
 
 def test_divergence_without_a_validation_score_keeps_the_best_objective(data):
     with pytest.warns(ConvergenceWarning, match=r"non-finite.*epoch 4.*best weights"):
-        model = Poisoned((5,), random_state=0).fit(*data)
+        model = Poisoned((5,), learning_rate="constant", random_state=0).fit(*data)
     assert model.n_iter_ == 3
     # Those that the best epoch, the third, began with.
-    two = MarginalizedDropoutClassifier((5,), max_iter=2, random_state=0)
+    options = {"learning_rate": "constant", "max_iter": 2, "random_state": 0}
+    two = MarginalizedDropoutClassifier((5,), **options)
     with pytest.warns(ConvergenceWarning, match="max_iter"):
         two.fit(*data)
     assert_array_equal(model.coefs_[0], two.coefs_[0])
@@ -186,9 +189,10 @@ def test_interrupt_never_leaves_weights_that_are_not_finite(data):
     class Both(Poisoned):
         event = Poison(1)
 
-        def _build_net(self, *args):
-            net = super()._build_net(*args)
-            net.callbacks_.append(("interrupt", Interrupt(1)))
+        def _build_net(self, *args, is_trial=False, **kwargs):
+            net = super()._build_net(*args, is_trial=is_trial, **kwargs)
+            if not is_trial:
+                net.callbacks_.append(("interrupt", Interrupt(1)))
             return net
 
     with pytest.raises(ValueError, match="non-finite"):
@@ -293,12 +297,14 @@ def test_what_cannot_be_learned_is_no_fault(seed):
 
 def test_max_iter_warning_says_what_to_change(data):
     with pytest.warns(ConvergenceWarning, match=re.escape("max_iter=2")):
-        MarginalizedDropoutClassifier((3,), max_iter=2).fit(*data)
+        MarginalizedDropoutClassifier((3,), learning_rate="constant", max_iter=2).fit(*data)
 
 
 @pytest.mark.parametrize("fitted", [False, True])
 def test_a_full_gpu_says_what_to_change(data, fitted, monkeypatch):
-    model = MarginalizedDropoutClassifier(max_iter=1, warm_start=True)
+    model = MarginalizedDropoutClassifier(
+        learning_rate="constant", max_iter=1, warm_start=True
+    )
     if fitted:
         with pytest.warns(ConvergenceWarning):
             model.fit(*data)

@@ -28,6 +28,7 @@ from sklearn_margdrop import (
     MarginalizedDropoutGLMRegressor,
     MarginalizedDropoutRegressor,
 )
+from sklearn_margdrop.estimators import network as network_module
 from sklearn_margdrop.training import checkpoints as module
 from sklearn_margdrop.training.checkpoints import Checkpoints
 from sklearn_margdrop.training.net import MarginalizedNet
@@ -53,6 +54,8 @@ class Counting(Callback):
 
 def network(kind=MarginalizedDropoutClassifier, **options):
     defaults = {"hidden_layer_sizes": 6, "max_iter": 7, "batch_size": 25, "random_state": 0}
+    # Steps are counted, and not those of the short trainings that "auto" would take.
+    defaults |= {"retain_rate": 0.5, "learning_rate": "constant"}
     return kind(**(defaults | options))
 
 
@@ -69,6 +72,7 @@ MODELS = {
     "adam": network(early_stopping=True, learning_rate_decay=0.1),
     "sgd": sgd(method="sampling", activation="logistic", hidden_layer_sizes=(6, 4)),
     "in order": network(shuffle=False, method="quadratic", n_probes=1),
+    "diagonal": network(method="diagonal"),
     "regressor": network(MarginalizedDropoutRegressor, noise="gaussian"),
     "explodes": sgd(activation="relu").set_params(learning_rate_init=300.0),
     "converges": network(tol=10.0, n_iter_no_change=2),
@@ -161,6 +165,24 @@ def test_a_killed_fit_ends_where_an_uninterrupted_one_does(data, tmp_path, monke
         if name != "stopped by a callback":
             kill_in_step(patch, n=1)
         assert_same(fit(model, data), whole)
+
+
+def test_retain_rates_are_chosen_once(data, tmp_path, monkeypatch):
+    """A fit that goes on does not try them again, and one that has ended takes no step."""
+    model = network(retain_rate="auto", learning_rate="cosine")
+    chosen = [(0.5, 0.5)]
+    monkeypatch.setattr(network_module, "choose", lambda *args: (chosen.pop(), {}))
+    model.set_params(checkpoint=tmp_path)
+    for n_steps in (8, 9):
+        with monkeypatch.context() as patch:
+            kill_in_step(patch, n_steps)
+            with pytest.raises(Killed):
+                fit(model, data)
+    resumed = fit(model, data)
+    assert resumed.retain_rate_ == (0.5, 0.5)
+    assert_same(resumed, fit(network(retain_rate=0.5, learning_rate="cosine"), data))
+    kill_in_step(monkeypatch, n=1)
+    assert_same(fit(model, data), resumed)
 
 
 def test_no_seed(data, tmp_path, monkeypatch):
@@ -441,7 +463,14 @@ from sklearn_margdrop import MarginalizedDropoutClassifier
 warnings.simplefilter("ignore")
 X = np.random.default_rng(0).normal(size=(500, 10))
 MarginalizedDropoutClassifier(
-    20, batch_size=10, max_iter=2000, tol=0.0, random_state=0, checkpoint=sys.argv[1]
+    20,
+    retain_rate=0.5,
+    batch_size=10,
+    learning_rate="constant",
+    max_iter=2000,
+    tol=0.0,
+    random_state=0,
+    checkpoint=sys.argv[1],
 ).fit(X, X[:, 0] > 0)
 """
 
@@ -458,7 +487,8 @@ def test_sigkill(tmp_path):
         child.send_signal(signal.SIGKILL)
         child.wait()
     X = np.random.default_rng(0).normal(size=(500, 10))
-    model = MarginalizedDropoutClassifier(20, batch_size=10, tol=0.0, random_state=0)
+    options = {"retain_rate": 0.5, "batch_size": 10, "learning_rate": "constant", "tol": 0.0}
+    model = MarginalizedDropoutClassifier(20, **options, random_state=0)
     _, _, head, _ = path.read_bytes().split(b"\n", 3)
     n_epochs = len(module._read(path, module.json.loads(head))["fitted"]["history_"])
     model.set_params(max_iter=n_epochs + 2)

@@ -199,6 +199,7 @@ def test_verbose_prints_a_line_an_epoch(iris, early_stopping, capsys):
         verbose=True,
         early_stopping=early_stopping,
         max_iter=3,
+        retain_rate=0.5,
     ).fit(*iris)
     heading, *lines = capsys.readouterr().out.splitlines()
     valid = ["valid_loss", "valid_score"] if early_stopping else []
@@ -217,7 +218,7 @@ def test_verbose_prints_a_line_an_epoch(iris, early_stopping, capsys):
 def test_verbose_of_the_other_estimators(iris, capsys):
     X = iris[0]
     for model in (
-        MarginalizedDropoutRegressor(**QUICK, verbose=True),
+        MarginalizedDropoutRegressor(**QUICK, retain_rate=0.5, verbose=True),
         MarginalizedDropoutGLMRegressor(solver="adagrad", max_iter=6, verbose=True),
     ):
         model.fit(X[:, 1:], X[:, 0])
@@ -232,7 +233,7 @@ def test_without_verbose_nothing_is_printed(iris, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("method", ["diagonal", "quadratic", "sampling"])
+@pytest.mark.parametrize("method", ["moments", "diagonal", "quadratic", "sampling"])
 def test_frozen_layers_stay(iris, method):
     X, y = iris
     for activation in ("relu", "logistic"):

@@ -16,12 +16,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 def test_learning_rates_follow_a_schedule(iris):
     schedule = LRScheduler(policy="StepLR", step_size=2, gamma=0.5)
-    model = classifier([schedule], solver="sgd", learning_rate_init=0.1).fit(*iris)
+    options = {"learning_rate": "constant", "solver": "sgd", "learning_rate_init": 0.1}
+    model = classifier([schedule], **options).fit(*iris)
     assert_allclose(
         model.net_.history[:, "event_lr"], [0.1, 0.1, 0.05, 0.05, 0.025, 0.025], rtol=1e-6
     )
     by_batch = LRScheduler(policy="ExponentialLR", gamma=0.9, step_every="batch")
-    model = classifier([by_batch], solver="sgd", learning_rate_init=0.1).fit(*iris)
+    model = classifier([by_batch], **options).fit(*iris)
     rate = model.net_.optimizer_.param_groups[0]["lr"]
     assert rate == pytest.approx(0.1 * 0.9 ** (6 * 2))  # two batches an epoch
 
@@ -44,6 +45,7 @@ def test_schedules_go_on_from_call_to_call(iris, policy, options, monkeypatch):
     """Also across the end of a stream's history, and through pickles."""
     schedule = LRScheduler(policy, **options)
     given = {"solver": "sgd", "learning_rate_init": 0.1, "n_iter_no_change": 99}
+    given |= {"learning_rate": "constant"}
     rates = classifier([schedule], max_iter=12, **given).fit(*iris).net_.history[:, "event_lr"]
     assert len(set(rates)) > 2
     warm = classifier([schedule], max_iter=4, warm_start=True, **given)
@@ -66,7 +68,7 @@ def test_schedules_go_on_from_call_to_call(iris, policy, options, monkeypatch):
 def test_schedules_with_base_rates_keep_what_explosions_left(iris):
     X, y = iris
     options = {"solver": "sgd", "learning_rate_init": 3.0, "noise_placement": "none"}
-    options |= {"max_iter": 60, "hidden_layer_sizes": 64}
+    options |= {"max_iter": 60, "hidden_layer_sizes": 64, "learning_rate": "constant"}
     constant = LRScheduler(policy="LambdaLR", lr_lambda=lambda epoch: 1.0)
     plain = classifier(**options).fit(3 * X, y)
     scheduled = classifier([constant], **options).fit(3 * X, y)
@@ -75,7 +77,8 @@ def test_schedules_with_base_rates_keep_what_explosions_left(iris):
 
 
 def test_models_with_a_schedule_are_saved_without_it(iris):
-    model = classifier([LRScheduler(policy="StepLR", step_size=2, gamma=0.5)]).fit(*iris)
+    schedule = LRScheduler(policy="StepLR", step_size=2, gamma=0.5)
+    model = classifier([schedule], learning_rate="constant").fit(*iris)
     copy = pickle.loads(pickle.dumps(model))
     assert dict(copy.net_.callbacks_)["LRScheduler"].lr_scheduler_ is None
     assert dict(model.net_.callbacks_)["LRScheduler"].lr_scheduler_ is not None
@@ -138,7 +141,8 @@ def test_a_schedule_is_not_cut_short_and_its_end_is_no_warning(iris):
     model = cosine(early_stopping=True, **options).fit(*iris)
     assert model.n_iter_ == 9
     assert model.best_validation_score_ == max(model.validation_scores_)
-    assert classifier(**options).fit(*iris).n_iter_ == 3  # without a schedule
+    model = classifier(learning_rate="constant", **options).fit(*iris)
+    assert model.n_iter_ == 3  # without a schedule
 
 
 def test_the_length_counts_steps(iris, monkeypatch):
@@ -149,24 +153,25 @@ def test_the_length_counts_steps(iris, monkeypatch):
     for batch_size in (1, 30, 50, 150):
         model = cosine(max_iter="auto", batch_size=batch_size).fit(*iris)
         epochs[batch_size] = model.n_iter_
-        assert_allclose(rates_of(model)[-1], half_cosine(len(rates_of(model)), 0.004)[-1])
+        assert_allclose(rates_of(model)[-1], half_cosine(len(rates_of(model)), 0.002)[-1])
     assert epochs == {1: 4, 30: 7, 50: 11, 150: 12}
     assert cosine(max_iter="auto").partial_fit(*iris, classes=[0, 1, 2]).n_iter_ == 1
     monkeypatch.setattr("sklearn_margdrop.estimators.network._AUTO_EPOCHS", 3)
     with pytest.warns(match="max_iter=3 epochs"):
-        assert classifier(max_iter="auto").fit(*iris).n_iter_ == 3
+        model = classifier(learning_rate="constant", max_iter="auto").fit(*iris)
+    assert model.n_iter_ == 3
 
 
 def test_each_call_of_fit_runs_a_whole_schedule(iris):
     model = cosine(warm_start=True)
-    whole = half_cosine(12, 0.004)
+    whole = half_cosine(12, 0.002)
     for n_calls in (1, 2):
         assert_allclose(rates_of(model.fit(*iris)), whole)
         assert model.n_iter_ == 6 * n_calls
         steps = {int(each["step"]) for each in model.net_.optimizer_.state.values()}
         assert steps == {12 * n_calls}  # the optimiser goes on
     model.set_params(learning_rate="constant").fit(*iris)
-    assert_allclose(rates_of(model), 0.004)
+    assert_allclose(rates_of(model), 0.002)
     model.set_params(learning_rate="cosine", learning_rate_init=0.01, max_iter=2).fit(*iris)
     assert_allclose(rates_of(model), half_cosine(4, 0.01))
 
@@ -175,9 +180,9 @@ def test_streams_and_training_by_hand_keep_the_rate(iris):
     stream = cosine(max_iter=2)
     for _ in range(3):
         stream.partial_fit(*iris, classes=[0, 1, 2])
-        assert_allclose(rates_of(stream), 0.004)
-    assert_allclose(rates_of(stream.fit(*iris)), half_cosine(4, 0.004))
-    assert_allclose(rates_of(stream.partial_fit(*iris)), 0.004)
+        assert_allclose(rates_of(stream), 0.002)
+    assert_allclose(rates_of(stream.fit(*iris)), half_cosine(4, 0.002))
+    assert_allclose(rates_of(stream.partial_fit(*iris)), 0.002)
     stopped = EarlyStopping(monitor="train_loss", patience=1, threshold=1e9)
     interrupted = classifier([Rates(last=5)], learning_rate="cosine")
     for model in (cosine(), cosine(stopped), interrupted):
@@ -187,10 +192,10 @@ def test_streams_and_training_by_hand_keep_the_rate(iris):
         net = pickle.loads(pickle.dumps(model.net_))
         for each in (net, model.net_):
             each.partial_fit(*iris, epochs=1)
-            assert_allclose(dict(each.callbacks_)["Rates"].rates_[1][1], 0.004)
+            assert_allclose(dict(each.callbacks_)["Rates"].rates_[1][1], 0.002)
     net.fit(*iris)  # anew, over its max_epochs
-    assert dict(net.callbacks_)["Rates"].rates_[0][1] == pytest.approx(0.004)
-    assert dict(net.callbacks_)["Rates"].rates_[2][1] < 0.004
+    assert dict(net.callbacks_)["Rates"].rates_[0][1] == pytest.approx(0.002)
+    assert dict(net.callbacks_)["Rates"].rates_[2][1] < 0.002
 
 
 def test_explosions_halve_the_rest_of_the_schedule(iris):

@@ -73,6 +73,7 @@ def test_centres_are_the_mean_activations_at_the_start(digits):
     X, y = digits
     weight = np.arange(len(y)) % 3
     still = {"solver": "sgd", "learning_rate_init": 1e-12, "max_iter": 1, "random_state": 0}
+    still |= {"retain_rate": 0.5, "learning_rate": "constant"}
     model = MarginalizedDropoutClassifier((7, 5), activation="logistic", **still)
     model.fit(X, y, sample_weight=weight)
     z = X
@@ -89,7 +90,7 @@ def test_centres_are_the_mean_activations_at_the_start(digits):
 
 
 @ignore_max_iter
-@pytest.mark.parametrize("method", ["diagonal", "sampling"])
+@pytest.mark.parametrize("method", ["moments", "diagonal", "sampling"])
 def test_logistic_units_learn_at_high_rates(digits, method):
     """Without centred steps they saturate, and predict next to nothing."""
     X, y = digits
@@ -117,6 +118,7 @@ EXPLODING = {
     "momentum": 0.9,
     "batch_size": 20,
     "retain_rate": 0.3,
+    "learning_rate": "constant",
     "max_iter": 15,
     "random_state": 0,
 }
@@ -168,13 +170,14 @@ class BlowUp(Callback):
 @ignore_max_iter
 def test_weights_of_the_last_step_are_not_what_it_goes_back_to(digits):
     class Blown(MarginalizedDropoutRegressor):
-        def _build_net(self, *args):
-            net = super()._build_net(*args)
+        def _build_net(self, *args, **kwargs):
+            net = super()._build_net(*args, **kwargs)
             net.callbacks_.append(("blow up", BlowUp()))
             return net
 
     X, y = digits
-    model = Blown(16, batch_size=len(y), learning_rate_init=0.02, max_iter=60, random_state=0)
+    options = {"retain_rate": 0.5, "learning_rate": "constant", "learning_rate_init": 0.02}
+    model = Blown(16, batch_size=len(y), max_iter=60, random_state=0, **options)
     with pytest.warns(ConvergenceWarning, match=r"exploded 1 time"):
         model.fit(X, y / 10)
     assert model.score(X, y / 10) > 0.3

@@ -47,9 +47,14 @@ MODELS = {
         MarginalizedDropoutClassifier(early_stopping=True, activation="logistic", **SMALL),
         LABELS == "a",
     ),
+    "diagonal": (MarginalizedDropoutClassifier(method="diagonal", **SMALL), LABELS),
     "sampling": (
         MarginalizedDropoutClassifier(
-            method="sampling", solver="sgd", learning_rate_decay=0.1, **SMALL
+            method="sampling",
+            solver="sgd",
+            learning_rate="constant",
+            learning_rate_decay=0.1,
+            **SMALL,
         ),
         LABELS,
     ),

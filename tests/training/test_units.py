@@ -67,6 +67,7 @@ MODELS = {
     "sgd": MarginalizedDropoutRegressor((6, 4), solver="sgd", learning_rate_init=0.01, **QUICK),
     "logistic": MarginalizedDropoutRegressor(8, activation="logistic", solver="sgd", **QUICK),
     "quadratic": MarginalizedDropoutRegressor(8, method="quadratic", n_probes=1, **QUICK),
+    "diagonal": MarginalizedDropoutRegressor(8, method="diagonal", **QUICK),
     "sampling": MarginalizedDropoutRegressor(8, method="sampling", **QUICK),
     "early stopping": MarginalizedDropoutRegressor(8, early_stopping=True, **QUICK),
     "no hidden layer": MarginalizedDropoutRegressor((), noise="gaussian", alpha=0.1, **QUICK),
@@ -160,6 +161,7 @@ def test_predictions_stay_where_the_units_of_a_stream_change(cls):
 def test_once_settled_chunks_are_the_batches_of_an_epoch(name):
     """To the last bit: a first chunk of 100 rows fixes the units as `fit` does."""
     model = copy.deepcopy(MODELS[name]).set_params(shuffle=False, batch_size=50)
+    model.set_params(learning_rate="constant")
     start = model.partial_fit(X[:100], 7 + z[:100])
     whole, stream = copy.deepcopy(start), copy.deepcopy(start)
     quiet(whole.set_params(warm_start=True, max_iter=1).fit, X, 7 + z)
@@ -279,6 +281,8 @@ def test_in_copies_and_files(name, tmp_path):
 def test_checkpoints_go_on_in_the_same_units(name, tmp_path):
     y = 1998 + 10 * z
     model = copy.deepcopy(MODELS[name]).set_params(tol=0 if name != "lbfgs" else 1e-12)
+    if hasattr(model, "learning_rate"):
+        model.set_params(learning_rate="constant")  # a schedule has one length
     whole = fitted(model, X, y)
     model.set_params(checkpoint=tmp_path)
     fitted(model.set_params(max_iter=2), X, y)
