@@ -252,7 +252,7 @@ class NoisyNetwork(nn.Module):
     @property
     def noisy_linears(self) -> list[nn.Linear]:
         """The layers with parameters from the first noisy site on."""
-        first = min(self.noise, default=len(self.layers))
+        first = min([*self.noise, len(self.layers)])  # which torch.compile can follow
         layers = list(self.layers)[first:]
         return [layer for layer in layers if isinstance(layer, nn.Linear)]
 

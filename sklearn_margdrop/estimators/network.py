@@ -161,24 +161,30 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             # Plain sgd keeps the learning rates of the textbooks.
             scale = 1.0 if self._solver.plain else rows.feature_scale()
         seed = draw_seed(call.random_state)
-        checkpoint = None if call.checkpoints is None else call.checkpoints.of(0)
-        rates = None if checkpoint is None else checkpoint.stored("retain_rate_")
-        if rates is None:
-            rates = self._choose_rates(rows, valid, call, scale)
-        net = self._build_net(rows, call, scale, rates, seed)
-        net.retain_rate_ = rates
+        net = self._build_net(rows, call, scale, None, seed)
+        if valid is None:
+            check_validation(net.callbacks_)
         if call.continuing:
             self._check_layers(net)
-            net.take_over(self.net_, call.incremental)
         else:
             self._start_output(net, rows, call.incremental)
             self.pretrainers_ = []
             if self.pretrainer is not None:
                 self.pretrainers_ = pretrain(self.pretrainer, net.module_, rows, call.random_state)
-        if valid is None:
-            check_validation(net.callbacks_)
         if rows.unlabeled_share == 0:
             rows.unlabeled = None  # they were there to pretrain
+        # What is wrong with callbacks, layers or the pretrainer has shown by now.
+        checkpoint = None if call.checkpoints is None else call.checkpoints.of(0)
+        rates = None if checkpoint is None else checkpoint.stored("retain_rate_")
+        if rates is None:
+            rates = self._choose_rates(rows, valid, call, scale)
+        if rates is not None:
+            weights = net.copy_weights()
+            net = self._build_net(rows, call, scale, rates, seed)
+            net.module_.load_state_dict(weights)
+        net.retain_rate_ = rates
+        if call.continuing:
+            net.take_over(self.net_, call.incremental)
         if not call.continuing or net.module__activation != self.net_.module__activation:
             _find_centres(net.module_, rows)
         epochs = 1 if call.incremental else self._most_epochs()

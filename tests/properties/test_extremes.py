@@ -168,7 +168,8 @@ def test_predictions_that_overflow_are_an_error():
     for call in (glm.predict, lambda rows: glm.score(rows, np.ones(20))):
         with pytest.raises(ValueError, match=r"Predictions overflow .*StandardScaler"):
             call(1e6 * X)
-    clf = MarginalizedDropoutClassifier(8, tol=1, random_state=0).fit(X, np.arange(20) % 2)
+    options = {"retain_rate": 0.5, "learning_rate": "constant", "tol": 1, "random_state": 0}
+    clf = MarginalizedDropoutClassifier(8, **options).fit(X, np.arange(20) % 2)
     row = np.finfo(np.float32).max * np.sign(clf.coefs_[0][:, :1].T)  # the first unit adds up
     for method in (clf.predict, clf.predict_proba, clf.predict_log_proba, clf.decision_function):
         with pytest.raises(ValueError, match="Predictions overflow float32"):

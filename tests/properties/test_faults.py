@@ -127,12 +127,13 @@ def test_divergence_with_early_stopping_keeps_the_best_weights(data):
 
 
 def test_divergence_without_a_validation_score_keeps_the_best_objective(data):
+    # Whose objective falls from epoch to epoch, as no signs are drawn.
+    options = {"method": "diagonal", "learning_rate": "constant", "random_state": 0}
     with pytest.warns(ConvergenceWarning, match=r"non-finite.*epoch 4.*best weights"):
-        model = Poisoned((5,), learning_rate="constant", random_state=0).fit(*data)
+        model = Poisoned((5,), **options).fit(*data)
     assert model.n_iter_ == 3
     # Those that the best epoch, the third, began with.
-    options = {"learning_rate": "constant", "max_iter": 2, "random_state": 0}
-    two = MarginalizedDropoutClassifier((5,), **options)
+    two = MarginalizedDropoutClassifier((5,), max_iter=2, **options)
     with pytest.warns(ConvergenceWarning, match="max_iter"):
         two.fit(*data)
     assert_array_equal(model.coefs_[0], two.coefs_[0])
@@ -165,7 +166,8 @@ def test_out_of_memory_in_partial_fit_leaves_the_fitted_model(data, monkeypatch)
 @ignore_max_iter
 def test_partial_fit_that_diverges_leaves_the_weights(data):
     X, _ = data
-    model = MarginalizedDropoutRegressor((5,), max_iter=1, random_state=0).fit(X, X[:, 0])
+    options = {"learning_rate": "constant", "max_iter": 1, "random_state": 0}
+    model = MarginalizedDropoutRegressor((5,), **options).fit(X, X[:, 0])
     before = model.coefs_[0].copy()
     with pytest.raises(ValueError, match=r"y is up to .* times as far from the mean"):
         model.partial_fit(X, 1e300 * X[:, 0])
@@ -302,9 +304,7 @@ def test_max_iter_warning_says_what_to_change(data):
 
 @pytest.mark.parametrize("fitted", [False, True])
 def test_a_full_gpu_says_what_to_change(data, fitted, monkeypatch):
-    model = MarginalizedDropoutClassifier(
-        learning_rate="constant", max_iter=1, warm_start=True
-    )
+    model = MarginalizedDropoutClassifier(learning_rate="constant", max_iter=1, warm_start=True)
     if fitted:
         with pytest.warns(ConvergenceWarning):
             model.fit(*data)
@@ -352,7 +352,8 @@ def test_a_failed_refit_leaves_the_fitted_model(data):
 @ignore_max_iter
 def test_a_failed_refit_on_other_data_leaves_the_fitted_model(data):
     X, y = data
-    model = MarginalizedDropoutClassifier((5,), max_iter=2, random_state=0).fit(X, y)
+    options = {"learning_rate": "constant", "max_iter": 2, "random_state": 0}
+    model = MarginalizedDropoutClassifier((5,), **options).fit(X, y)
     before = model.predict_proba(X)
     model.set_params(early_stopping=True, validation_fraction=0.001)
     with pytest.raises(ValueError, match="early_stopping"):

@@ -98,6 +98,7 @@ stacks = pytest.mark.skipif(TORCH < (2, 13), reason="older torch cannot stack ra
 compiling = pytest.mark.filterwarnings(
     "ignore:<class 'torch.autograd.function.Function'> should not:DeprecationWarning",
     "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning",
+    "ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning",
 )
 
 

@@ -117,6 +117,7 @@ EXPLODING = {
     "learning_rate_init": 3.0,
     "momentum": 0.9,
     "batch_size": 20,
+    "method": "diagonal",  # whose objective is that of the weights, not of a draw
     "retain_rate": 0.3,
     "learning_rate": "constant",
     "max_iter": 15,
