@@ -40,12 +40,12 @@ def test_before_a_fit_the_parameters_are_shown():
     html = estimator_html_repr(MarginalizedDropoutClassifier((64, 32), noise_placement=[0, 2]))
     assert table(html) == (
         [
-            ["input", "", "Dropout(retain_rate=0.8)"],
+            ["input", "", "Dropout(retain_rate=0.95)"],
             ["hidden, relu", "64", ""],
             ["hidden, relu", "32", "Dropout(retain_rate=0.5)"],
             ["output", "", ""],
         ],
-        "diagonal",
+        "moments",
     )
     rows, note = table(estimator_html_repr(MarginalizedDropoutGLMRegressor(noise="gaussian")))
     assert rows == [["input", "", "Gaussian(noise_std=0.1)"], ["output", "", ""]]
@@ -54,7 +54,8 @@ def test_before_a_fit_the_parameters_are_shown():
 
 def test_after_a_fit_what_was_fitted(iris):
     X, y = iris
-    model = MarginalizedDropoutClassifier(8, activation="tanh", max_iter=5, random_state=0)
+    options = {"retain_rate": [0.8, 0.5], "max_iter": 5, "random_state": 0}
+    model = MarginalizedDropoutClassifier(8, activation="tanh", **options)
     model.fit(X, y).set_params(hidden_layer_sizes=99, activation="relu", noise_placement="none")
     rows, note = table(estimator_html_repr(model))
     assert rows == [

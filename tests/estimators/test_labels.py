@@ -33,6 +33,7 @@ X = X / X.std(axis=0)
 SHORT = {"hidden_layer_sizes": (6,), "max_iter": 4, "batch_size": 20, "random_state": 0}
 METHODS = [
     {"method": "diagonal"},
+    {"method": "moments"},
     {"method": "quadratic"},
     {"method": "quadratic", "n_probes": 2},
     {"method": "sampling"},
@@ -89,9 +90,10 @@ def test_loss_is_that_of_independent_labels(setting):
     assert_allclose(model.loss_curve_[-1], expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("setting", METHODS[:2], ids=str)
+@pytest.mark.parametrize("setting", METHODS[:3], ids=str)
 def test_penalty_is_the_sum_over_the_labels(setting):
     """That of each label alone, by the network that has its output alone."""
+    setting = setting | {"retain_rate": 0.8}
     model = make(**setting).fit(X, Y)
     total = np.zeros(len(X))
     for k in range(K):
@@ -173,7 +175,7 @@ def test_tags():
 
 def test_weights_are_copies_of_rows():
     counts = np.arange(60) % 3
-    settings = {"solver": "sgd", "batch_size": 1000, "shuffle": False}
+    settings = {"solver": "sgd", "batch_size": 1000, "retain_rate": 0.8, "n_probes": None}
     weighted = make(**settings).fit(X, Y, sample_weight=counts)
     repeated = make(**settings).fit(np.repeat(X, counts, axis=0), np.repeat(Y, counts, axis=0))
     assert_allclose(weighted.predict_proba(X), repeated.predict_proba(X), atol=1e-10)

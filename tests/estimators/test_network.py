@@ -14,13 +14,15 @@ from sklearn.preprocessing import StandardScaler
 from sklearn_margdrop import MarginalizedDropoutClassifier, MarginalizedDropoutRegressor
 from sklearn_margdrop.noise import NOISE_MODELS
 
-ignore_max_iter = pytest.mark.filterwarnings("ignore:Training stopped at max_iter")
+ignore_ending = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
-def test_penalty_is_not_negative_at_any_scale(digits):
+@pytest.mark.parametrize("method", ["diagonal", "moments", "quadratic"])
+def test_penalty_is_not_negative_at_any_scale(digits, method):
     X, _, y, _ = digits
+    options = {"method": method, "retain_rate": 0.8, "max_iter": 5, "random_state": 0}
     for scale in (1, 1000):
-        model = MarginalizedDropoutClassifier((64,), max_iter=10, tol=0, random_state=0)
+        model = MarginalizedDropoutClassifier((64,), **options)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model.fit((scale * X).astype(np.float32), y)
@@ -29,8 +31,10 @@ def test_penalty_is_not_negative_at_any_scale(digits):
 
 def test_fewer_epochs_than_sampling_to_the_same_accuracy(digits):
     X, X_test, y, y_test = digits
+    options = {"learning_rate": "constant", "learning_rate_init": 0.004, "random_state": 0}
+    options |= {"retain_rate": [0.8, 0.5]}
     fitted = {
-        method: MarginalizedDropoutClassifier(method=method, random_state=0).fit(X, y)
+        method: MarginalizedDropoutClassifier(method=method, **options).fit(X, y)
         for method in ("diagonal", "sampling")
     }
     accuracy = {method: model.score(X_test, y_test) for method, model in fitted.items()}
@@ -38,10 +42,10 @@ def test_fewer_epochs_than_sampling_to_the_same_accuracy(digits):
     assert fitted["diagonal"].n_iter_ < fitted["sampling"].n_iter_
 
 
-@ignore_max_iter
+@ignore_ending
 @pytest.mark.parametrize("activation", ["relu", "logistic", "tanh", "identity"])
 @pytest.mark.parametrize("noise", sorted(NOISE_MODELS))
-@pytest.mark.parametrize("method", ["diagonal", "quadratic", "sampling"])
+@pytest.mark.parametrize("method", ["diagonal", "moments", "quadratic", "sampling"])
 @pytest.mark.parametrize("placement", ["both", "input", "hidden", "none", [1], [2, 0]])
 def test_every_combination_learns(small, activation, noise, method, placement):
     X, y = small
@@ -52,6 +56,7 @@ def test_every_combination_learns(small, activation, noise, method, placement):
         method=method,
         noise_placement=placement,
         retain_rate=0.8,
+        learning_rate="constant",
         learning_rate_init=0.03,
         max_iter=40,
         n_iter_no_change=100,
@@ -65,6 +70,7 @@ CONVEX = {
     "hidden_layer_sizes": (),
     "noise_placement": "none",
     "batch_size": 10**6,
+    "learning_rate": "constant",
     "learning_rate_init": 0.1,
     "learning_rate_decay": 0.01,
     "max_iter": 4000,
@@ -73,7 +79,7 @@ CONVEX = {
 }
 
 
-@ignore_max_iter
+@ignore_ending
 def test_without_noise_and_layers_equals_logistic_regression():
     X, y = load_breast_cancer(return_X_y=True)
     X, y = StandardScaler().fit_transform(X)[::3], y[::3]
@@ -84,7 +90,7 @@ def test_without_noise_and_layers_equals_logistic_regression():
     assert_allclose(model.intercepts_[0], peer.intercept_, atol=1e-4)
 
 
-@ignore_max_iter
+@ignore_ending
 def test_gaussian_noise_without_layers_equals_ridge():
     X, y = load_diabetes(return_X_y=True)
     X, y = StandardScaler().fit_transform(X), (y - y.mean()) / y.std()
@@ -96,7 +102,7 @@ def test_gaussian_noise_without_layers_equals_ridge():
     assert_allclose(model.coefs_[0][:, 0], peer.coef_, atol=1e-4)
 
 
-@ignore_max_iter
+@ignore_ending
 def test_poisson_without_noise_and_layers_equals_poisson_regressor():
     rng = np.random.RandomState(0)
     X = rng.normal(size=(300, 3))
@@ -109,7 +115,7 @@ def test_poisson_without_noise_and_layers_equals_poisson_regressor():
     assert_allclose(model.score(X, y), peer.score(X, y), atol=1e-6)
 
 
-@ignore_max_iter
+@ignore_ending
 def test_fitted_attributes(small):
     X, y = small
     model = MarginalizedDropoutClassifier(
@@ -131,22 +137,25 @@ def test_fitted_attributes(small):
     assert_array_equal(model.predict(X), eta.argmax(1))
 
 
+@ignore_ending
 def test_penalty_curve_is_nan_for_sampling(small):
     X, y = small
-    options = {"max_iter": 9, "n_iter_no_change": 1, "tol": 10.0, "random_state": 0}
+    options = {"retain_rate": 0.8, "max_iter": 3, "random_state": 0}
     assert np.isnan(
         MarginalizedDropoutClassifier(method="sampling", **options).fit(X, y).penalty_curve_
     ).all()
-    diagonal = MarginalizedDropoutClassifier(**options).fit(X, y)
-    assert min(diagonal.penalty_curve_) > 0
+    for method in ("diagonal", "moments", "quadratic"):
+        model = MarginalizedDropoutClassifier(method=method, **options).fit(X, y)
+        assert min(model.penalty_curve_) > 0
     none = MarginalizedDropoutClassifier(noise_placement="none", **options).fit(X, y)
     assert none.penalty_curve_ == [0.0] * none.n_iter_
 
 
-@ignore_max_iter
+@ignore_ending
 def test_learning_rate_decay_is_the_papers(small):
     X, y = small
     options = {"solver": "sgd", "momentum": 0.0, "shuffle": False, "random_state": 0, "tol": 0}
+    options |= {"learning_rate": "constant", "retain_rate": 0.8}
     rates = []
 
     class Recording(MarginalizedDropoutClassifier):
@@ -167,7 +176,7 @@ def test_learning_rate_decay_is_the_papers(small):
     assert_allclose(rates, [0.2, 0.2 / 1.5, 0.2 / 2])
 
 
-@ignore_max_iter
+@ignore_ending
 def test_retain_rate_per_site_follows_the_order_of_the_sites(small):
     X, y = small
     options = {"hidden_layer_sizes": (5, 4), "max_iter": 3, "random_state": 0}
@@ -182,17 +191,17 @@ def test_retain_rate_per_site_follows_the_order_of_the_sites(small):
     assert {site: model.strength for site, model in noise.items()} == {0: 0.9, 4: 0.5}
 
 
-@ignore_max_iter
+@ignore_ending
 def test_probes_estimate_the_quadratic_penalty(small):
     X, y = small
-    options = {"method": "quadratic", "max_iter": 15, "tol": 0}
-    exact = MarginalizedDropoutClassifier(random_state=0, **options).fit(X, y)
-    probes = MarginalizedDropoutClassifier(random_state=0, n_probes=1, **options).fit(X, y)
+    options = {"method": "quadratic", "retain_rate": 0.8, "max_iter": 15, "random_state": 0}
+    exact = MarginalizedDropoutClassifier(n_probes=None, **options).fit(X, y)
+    probes = MarginalizedDropoutClassifier(**options).fit(X, y)
     assert probes.loss_curve_ != exact.loss_curve_
     assert_allclose(probes.loss_curve_[-1], exact.loss_curve_[-1], rtol=0.1)
 
 
-@ignore_max_iter
+@ignore_ending
 def test_no_noise_is_the_same_however_it_is_said(small):
     X, y = small
     options = {"hidden_layer_sizes": (5,), "max_iter": 3, "random_state": 0}
@@ -210,11 +219,12 @@ def test_no_noise_is_the_same_however_it_is_said(small):
         assert_array_equal(first, other)
 
 
-@ignore_max_iter
+@ignore_ending
 def test_early_stopping_keeps_the_best_weights(digits):
     X, _, y, _ = digits
+    options = {"learning_rate": "constant", "learning_rate_init": 0.05, "max_iter": 200}
     model = MarginalizedDropoutClassifier(
-        early_stopping=True, learning_rate_init=0.05, n_iter_no_change=3, random_state=0
+        early_stopping=True, n_iter_no_change=3, random_state=0, **options
     ).fit(X, y)
     assert model.n_iter_ < model.max_iter
     assert model.best_validation_score_ == max(model.validation_scores_)
@@ -225,7 +235,7 @@ def test_early_stopping_keeps_the_best_weights(digits):
     assert_allclose(model.score(X[seen], y[seen]), model.best_validation_score_)
 
 
-@ignore_max_iter
+@ignore_ending
 @pytest.mark.parametrize("container", [np.asarray, sp.csr_array])
 def test_units_of_the_features_do_not_matter(small, container):
     X, y = small
@@ -238,6 +248,7 @@ def test_units_of_the_features_do_not_matter(small, container):
 def test_partial_fit_with_the_whole_data_is_one_epoch_of_fit(small):
     X, y = small
     options = {"hidden_layer_sizes": (5,), "batch_size": 16, "shuffle": False, "random_state": 0}
+    options |= {"learning_rate": "constant", "retain_rate": 0.8}
     stream = MarginalizedDropoutClassifier(**options)
     for _ in range(3):
         stream.partial_fit(X, y, classes=[0, 1, 2])

@@ -9,10 +9,10 @@ from sklearn.metrics import r2_score
 from sklearn_margdrop import MarginalizedDropoutClassifier, MarginalizedDropoutRegressor
 
 ESTIMATORS = [MarginalizedDropoutClassifier, MarginalizedDropoutRegressor]
-ignore_max_iter = pytest.mark.filterwarnings("ignore:Training stopped at max_iter")
+ignore_ending = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
-@ignore_max_iter
+@ignore_ending
 def test_two_classes_have_one_logit(small):
     X, y = small
     model = MarginalizedDropoutClassifier((4,), max_iter=5, random_state=0).fit(X, y > 0)
@@ -24,14 +24,14 @@ def test_two_classes_have_one_logit(small):
     assert model.predict(X).dtype == bool
 
 
-@ignore_max_iter
+@ignore_ending
 def test_log_probabilities_do_not_underflow(small):
     X, y = small
     model = MarginalizedDropoutClassifier((4,), max_iter=2, random_state=0).fit(X, y > 0)
     assert np.isfinite(model.predict_log_proba(1e6 * X)).all()
 
 
-@ignore_max_iter
+@ignore_ending
 def test_prediction_is_the_fitted_familys():
     rng = np.random.RandomState(0)
     X, y = rng.normal(size=(50, 3)), rng.poisson(3, 50)
@@ -42,7 +42,7 @@ def test_prediction_is_the_fitted_familys():
     assert model.score(X, y) == expected[1]
 
 
-@ignore_max_iter
+@ignore_ending
 @pytest.mark.parametrize("family", ["normal", "poisson"])
 def test_score_of_constant_targets_and_of_overflow(family):
     X = np.random.RandomState(0).normal(size=(60, 3)).astype(np.float32)
@@ -59,7 +59,7 @@ def test_score_of_constant_targets_and_of_overflow(family):
             model.score(X * 1e6, y)
 
 
-@ignore_max_iter
+@ignore_ending
 def test_score_is_r2_for_the_normal_family():
     rng = np.random.RandomState(0)
     X, y, weight = rng.normal(size=(50, 3)), rng.normal(size=(50, 2)), rng.uniform(size=50)
@@ -70,7 +70,7 @@ def test_score_is_r2_for_the_normal_family():
     )
 
 
-@ignore_max_iter
+@ignore_ending
 @pytest.mark.parametrize("cls", ESTIMATORS)
 def test_prediction_checks_its_input(data, cls):
     with pytest.raises(NotFittedError):

@@ -74,7 +74,7 @@ def test_unlabeled_rows_are_pretrained_on(digits):
         model = classifier(**STILL, unlabeled_discount=discount)
         assert_starts_from(model.fit(X[:100], y[:100], X_unlabeled=X[100:]), X)
     alone = classifier(max_iter=3, pretrainer=None).fit(X[:100], y[:100])
-    model.set_params(max_iter=3, pretrainer=None, unlabeled_discount=0.0, learning_rate_init=0.004)
+    model.set_params(max_iter=3, pretrainer=None, unlabeled_discount=0.0, learning_rate_init=0.002)
     model.set_params(solver="adam", alpha=1e-4).fit(X[:100], y[:100], X_unlabeled=X[100:])
     assert np.array_equal(alone.coefs_[0], model.coefs_[0])
 
@@ -132,8 +132,9 @@ def test_template_keeps_a_seed_of_its_own(digits):
 
 def test_warm_start_and_partial_fit_pretrain_once(digits):
     X, y = digits
-    whole = classifier(max_iter=6, tol=0).fit(X, y)
-    model = classifier(max_iter=3, tol=0, warm_start=True).fit(X, y)
+    options = {"learning_rate": "constant", "tol": 0}
+    whole = classifier(max_iter=6, **options).fit(X, y)
+    model = classifier(max_iter=3, warm_start=True, **options).fit(X, y)
     first = model.pretrainers_
     assert model.fit(X, y).pretrainers_ is first
     assert all(np.array_equal(v, w) for v, w in zip(whole.coefs_, model.coefs_, strict=True))

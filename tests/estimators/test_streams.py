@@ -44,7 +44,8 @@ def target_of(cls, y):
 
 
 def network(cls, **settings):
-    settings = {"shuffle": False, "learning_rate_init": 0.01, **settings}
+    constant = {"learning_rate": "constant", "learning_rate_init": 0.01}
+    settings = {"shuffle": False, **constant, **settings}
     return cls((5,), batch_size=SIZE, random_state=0, **settings)
 
 
@@ -82,7 +83,8 @@ SETTINGS = [
     {"solver": "adam"},
     {"solver": "adam", "activation": "logistic"},
     {"solver": "sgd", "method": "sampling"},
-    {"solver": "adam", "method": "quadratic"},
+    {"solver": "sgd", "method": "diagonal"},
+    {"solver": "adam", "method": "quadratic", "n_probes": None},
     {"solver": "sgd", "method": "quadratic", "n_probes": 1},
 ]
 
@@ -191,7 +193,8 @@ def test_the_first_rows_decide_on_an_automatic_rate(solver):
 def test_the_history_of_a_stream_is_bounded_and_its_curves_are_whole(cls, data, monkeypatch):
     X, y = data
     y, _ = target_of(cls, y)
-    special = {"solver": "adagrad"} if cls in GLMS else {"learning_rate_decay": 0.5}
+    decay = {"learning_rate": "constant", "learning_rate_decay": 0.5}
+    special = {"solver": "adagrad"} if cls in GLMS else decay
     models = [cls(random_state=0, max_iter=3, **special) for _ in range(2)]
     for _ in range(12):
         models[0].partial_fit(X, y)
@@ -314,6 +317,7 @@ from sklearn_margdrop import *
 
 warnings.simplefilter("ignore")
 sklearn_margdrop.numerics.memory._BLOCK_ELEMENTS = 2**17
+sklearn_margdrop.estimators.strengths.N_STEPS = 3
 
 def anonymous():
     with open("/proc/self/status") as status:
