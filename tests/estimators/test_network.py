@@ -57,7 +57,7 @@ def test_every_combination_learns(small, activation, noise, method, placement):
         noise_placement=placement,
         retain_rate=0.8,
         learning_rate="constant",
-        learning_rate_init=0.03,
+        learning_rate_init=0.04,
         max_iter=40,
         n_iter_no_change=100,
         random_state=0,

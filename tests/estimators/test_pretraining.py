@@ -73,9 +73,10 @@ def test_unlabeled_rows_are_pretrained_on(digits):
     for discount in (1.0, 0.0):
         model = classifier(**STILL, unlabeled_discount=discount)
         assert_starts_from(model.fit(X[:100], y[:100], X_unlabeled=X[100:]), X)
-    alone = classifier(max_iter=3, pretrainer=None).fit(X[:100], y[:100])
-    model.set_params(max_iter=3, pretrainer=None, unlabeled_discount=0.0, learning_rate_init=0.002)
-    model.set_params(solver="adam", alpha=1e-4).fit(X[:100], y[:100], X_unlabeled=X[100:])
+    options = {"solver": "adam", "learning_rate_init": 0.002, "max_iter": 3, "pretrainer": None}
+    alone = classifier(**options, alpha=1e-4).fit(X[:100], y[:100])
+    model.set_params(**options, alpha=1e-4, unlabeled_discount=0.0)
+    model.fit(X[:100], y[:100], X_unlabeled=X[100:])
     assert np.array_equal(alone.coefs_[0], model.coefs_[0])
 
 
