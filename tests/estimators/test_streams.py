@@ -344,7 +344,7 @@ for start in range(0, n, 5000):
     del X
 y = np.arange(n) % 2
 weight = np.arange(n) % 3 / 1.0
-small = {"max_iter": 1, "batch_size": 1000, "random_state": 0}
+small = {"max_iter": 1, "batch_size": 200, "random_state": 0}
 net = lambda **kw: MarginalizedDropoutClassifier((8,), **small, **kw)
 glm = lambda **kw: MarginalizedDropoutGLMClassifier(**(small | kw))
 warm = np.random.default_rng(0).normal(size=(3000, d))
@@ -371,7 +371,7 @@ print("int predict", grows(lambda: model.predict(I[:, :d])))
 H = np.lib.format.open_memmap(path + ".half", "w+", "f2", (n, 4 * d))
 H[:] = 300
 H[::2, 0] = 200
-print("half adam", grows(lambda: net().set_params(batch_size=200).fit(H, y)))
+print("half adam", grows(lambda: net().fit(H, y)))
 running[0] = False
 """
 
