@@ -87,7 +87,7 @@ class Objective(nn.Module):
     ) -> Terms:
         """The terms on some rows, by operations that autograd differentiates.
 
-        `generator` draws noise and probes; None is torch's global one, which is also the one
+        `generator` draws noise and random signs; None is torch's global one, which is also the one
         that ``torch.compile`` can trace. Of dense rows a `part`, ``(k, n)`` for the k-th of n,
         can be taken alone: the terms of all parts, and their gradients, sum to those of all rows.
         """

@@ -90,7 +90,7 @@ class MarginalizedNet(PredictingNet):
     >>> X, y = load_iris(return_X_y=True)
     >>> net = MarginalizedDropoutClassifier(random_state=0).fit(X, y).net_
     >>> net.stop_reason_
-    'converged'
+    'max_iter'
     >>> net.history[-1, "train_loss"] < net.history[0, "train_loss"]
     True
     """
