@@ -66,13 +66,13 @@ ms, value_error, gradient_error, bias = np.array(rows).T
 
 # %%
 # The mean of the 30 gradients is nearer to the exact one than each of them, by about the root of
-# 30: there is no bias in them. The noise falls with the root of the number of tangents. In training
-# one is enough, since the next step draws another.
+# 30: there is no bias in them. The noise falls with the root of the number of tangents. In
+# training one is enough, since the next step draws another.
 
 print(f"exact: {exact_ms:.0f} ms")
 for n, *row in zip(n_probes, ms, value_error, gradient_error, bias, strict=True):
     print(
-        "{:2d} tangents: {:4.0f} ms   value off by {:4.1f} %   gradient by {:5.1f} %, "
+        "n_probes={:2d}: {:4.0f} ms   value off by {:4.1f} %   gradient by {:5.1f} %, "
         "mean of 30 by {:4.1f} %".format(n, *row)
     )
 

@@ -2,25 +2,23 @@
 Quickstart: marginalised dropout on handwritten digits
 ======================================================
 
-A network regularised by *marginalised* dropout is trained on the digits that scikit-learn
-ships, tuned like any other estimator, and compared on held-out data with logistic regression,
-with scikit-learn's network, and with the same network under ordinary (sampled) dropout.
+A network regularised by *marginalised* dropout is trained on the digits that scikit-learn ships,
+with its default settings, and compared on held-out data with logistic regression, with
+scikit-learn's network, and with the same network under ordinary (sampled) dropout.
 """
 
 # sphinx_gallery_parallel = False
 # %%
-# The data: 1,797 images of 8 x 8 pixels, a third of them held out.
+# The data: 1,797 images of 8 x 8 pixels. Ten random splits hold out a third of the rows each.
 
 import time
-import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss
-from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
@@ -30,67 +28,50 @@ from sklearn_margdrop import MarginalizedDropoutClassifier
 plt.style.use("tableau-colorblind10")
 X, y = load_digits(return_X_y=True)
 X = X.astype(np.float32)
-X_train, X_test, y_train, y_test = train_test_split(
-    X, y, test_size=1 / 3, stratify=y, random_state=0
-)
+splits = list(StratifiedShuffleSplit(10, test_size=1 / 3, random_state=0).split(X, y))
 
 # %%
-# One network and its settings
-# ----------------------------
+# Default settings on ten splits
+# ------------------------------
 #
-# It goes into a pipeline and a grid search like any other classifier. What is worth tuning is
-# where the noise enters and how likely a unit is kept; ordinary dropout (``"sampling"``) gets
-# the same grid. (The second marginalised method, ``"quadratic"``, equals ``"diagonal"`` where only
-# the last hidden layer is noisy.)
-
-grid = {
-    "marginalizeddropoutclassifier__noise_placement": ["hidden", "both"],
-    "marginalizeddropoutclassifier__retain_rate": [0.5, 0.8],
-}
+# Every model goes into a pipeline with a scaler. Both networks of this package choose their retain
+# rates by short trainings within `fit`; nothing else is tuned. (`max_iter` only lets the other two
+# converge.)
 
 
-def network(method):
-    model = MarginalizedDropoutClassifier(method=method, random_state=0)
-    return GridSearchCV(make_pipeline(MinMaxScaler(), model), grid, cv=3, n_jobs=2)
+def models(seed):
+    return {
+        "MarginalizedDropoutClassifier": MarginalizedDropoutClassifier(random_state=seed),
+        '  with method="sampling"': MarginalizedDropoutClassifier(
+            method="sampling", random_state=seed
+        ),
+        "MLPClassifier": MLPClassifier(max_iter=1000, random_state=seed),
+        "LogisticRegression": LogisticRegression(max_iter=1000),
+    }
 
 
-candidates = {
-    "LogisticRegression": GridSearchCV(
-        make_pipeline(MinMaxScaler(), LogisticRegression(max_iter=1000)),
-        {"logisticregression__C": [0.1, 1, 10]},
-        cv=3,
-        n_jobs=2,
-    ),
-    "MLPClassifier": GridSearchCV(
-        make_pipeline(MinMaxScaler(), MLPClassifier(max_iter=1000, random_state=0)),
-        {"mlpclassifier__alpha": [1e-4, 1e-1], "mlpclassifier__hidden_layer_sizes": [100, 512]},
-        cv=3,
-        n_jobs=2,
-    ),
-    "sampling (ordinary dropout)": network("sampling"),
-    "diagonal": network("diagonal"),
-}
+results = {name: [] for name in models(0)}
+for seed, (train, test) in enumerate(splits):
+    for name, model in models(seed).items():
+        pipe = make_pipeline(MinMaxScaler(), model)
+        start = time.perf_counter()
+        pipe.fit(X[train], y[train])
+        seconds = time.perf_counter() - start
+        probability = pipe.predict_proba(X[test])
+        accuracy = accuracy_score(y[test], probability.argmax(1))
+        epochs = np.max(model.n_iter_)
+        results[name].append(
+            (100 * accuracy, log_loss(y[test], probability), float(epochs), seconds)
+        )
 
-# %%
-# Every candidate on the held-out third
-# -------------------------------------
-#
-# `epochs` and `seconds` are those of the fit with the best setting, on all the training data.
-
-print(f"{'':28s}{'accuracy':>9s}{'log loss':>9s}{'epochs':>8s}{'seconds':>9s}  best setting")
-for name, search in candidates.items():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # settings that need more epochs
-        search.fit(X_train, y_train)
-    model = search.best_estimator_
-    probability = model.predict_proba(X_test)
-    setting = {key.split("__")[1]: value for key, value in search.best_params_.items()}
+print("mean and standard error of ten splits (epochs and seconds of a fit: means)")
+print(f"{'':31s}{'accuracy, %':>15s}{'log loss, nats':>19s}{'epochs':>9s}{'seconds':>9s}")
+for name, values in results.items():
+    mean = np.mean(values, axis=0)
+    error = np.std(values, axis=0, ddof=1) / np.sqrt(len(splits))
     print(
-        f"{name:28s}"
-        f"{accuracy_score(y_test, model.classes_[probability.argmax(1)]):9.4f}"
-        f"{log_loss(y_test, probability):9.4f}"
-        f"{np.max(model[-1].n_iter_):8d}"
-        f"{search.refit_time_:9.2f}  {setting}"
+        f"{name:31s}{mean[0]:8.2f} ± {error[0]:.2f}{mean[1]:11.4f} ± {error[1]:.4f}"
+        f"{mean[2]:9.0f}{mean[3]:9.2f}"
     )
 
 # %%
@@ -98,37 +79,38 @@ for name, search in candidates.items():
 # -----------------
 #
 # The same initial weights and the same fifth of the training data set aside, averaged over five
-# seeds. The penalty does not have to average over random masks, so its curve falls sooner.
+# seeds. The retain rates are given here, so that all methods have the same noise, and the learning
+# rate falls to zero over 40 epochs. The curve of `"moments"`, the default, falls sooner than that
+# of masks. `"diagonal"` leaves out what units have in common, so that it is a weaker regulariser
+# at given rates, which suits these digits.
 
 figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
-X_scaled = MinMaxScaler().fit_transform(X_train)
+train, _ = splits[0]
+X_train = MinMaxScaler().fit_transform(X[train])
 n_epochs = 40
-for method, style in {"sampling": "C1-.", "diagonal": "C0-", "quadratic": "C4--"}.items():
+for method, style in {"sampling": "C1-.", "moments": "C0-", "diagonal": "C4--"}.items():
     errors = []
-    start = time.perf_counter()
     for seed in range(5):
         model = MarginalizedDropoutClassifier(
             method=method,
+            retain_rate=[0.8, 0.5],
             early_stopping=True,
             validation_fraction=0.2,
-            n_iter_no_change=n_epochs,
             max_iter=n_epochs,
             random_state=seed,
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # all epochs are to be seen
-            model.fit(X_scaled, y_train)
+        model.fit(X_train, y[train])
         errors.append(100 * (1 - np.array(model.validation_scores_)))
-    milliseconds = (time.perf_counter() - start) / (5 * n_epochs) * 1e3
-    label = f"{method} ({milliseconds:.0f} ms an epoch)"
-    axis.plot(np.arange(1, n_epochs + 1), np.mean(errors, axis=0), style, label=label)
+    mean = np.mean(errors, axis=0)
+    axis.plot(np.arange(1, n_epochs + 1), mean, style, label=method)
+    print(f"{method}: validation error after {n_epochs} epochs {mean[-1]:.2f} %")
 axis.set(
     xlabel="epoch",
     ylabel="validation error, %",
     yscale="log",
     title="sampled and marginalised dropout, 64-256-10 network",
 )
-axis.set_yticks([3, 4, 6, 10], [3, 4, 6, 10])
+axis.set_yticks([2, 3, 4, 6, 10], [2, 3, 4, 6, 10])
 axis.minorticks_off()
 axis.grid(alpha=0.3)
 axis.legend()

@@ -3,8 +3,9 @@ A better logistic regression for text
 =====================================
 
 Learning curves on bags of words: `LogisticRegression` with the best C, and logistic regression
-under marginalised dropout, as it comes. Dropout's penalty is scaled by the Fisher information of
-each word, so that rare words which tell the class are kept, and texts without a label sharpen it.
+under marginalised dropout, with its defaults. Dropout's penalty is scaled by the Fisher
+information of each word, so that rare words which tell the class are kept, and texts without a
+label sharpen it.
 """
 
 # %%

@@ -23,7 +23,7 @@ X, y = load_digits(return_X_y=True)
 X_train, X_test, y_train, y_test = train_test_split(
     (X / 16).astype(np.float32), y, test_size=1 / 3, stratify=y, random_state=0
 )
-clf = MarginalizedDropoutClassifier(early_stopping=True, n_iter_no_change=30, random_state=0)
+clf = MarginalizedDropoutClassifier(retain_rate=0.8, early_stopping=True, random_state=0)
 clf.fit(X_train, y_train)
 print(f"{clf.n_iter_} epochs, the best validation score {clf.best_validation_score_:.3f}")
 print(f"accuracy on held-out rows {clf.score(X_test, y_test):.3f}")
