@@ -7,6 +7,7 @@ from abc import abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_margdrop.estimators.nets import TargetNet
@@ -115,7 +116,10 @@ def worse_than_a_constant(net: TargetNet, rows: Rows, solver: Solver, tol: float
     loss = _loss_reached(net)
     has_intercept = net.module_.linears[-1].bias is not None
     constant = (net.target.constant_loss if has_intercept else net.target.loss_of_zeros)(rows)
-    if not loss > _CLEARLY * constant + tol:
+    limit = _CLEARLY * constant + tol
+    if loss > limit and isinstance(rows.features, Features):
+        loss = _loss_of_predictions(net, rows)  # that of an epoch may have drawn noise in it
+    if not loss > limit:
         return ""
     changes = []
     if net.target.units is not None and (farthest := float(rows.y.abs().max())) > _FAR:
@@ -163,6 +167,14 @@ def _loss_reached(net: TargetNet) -> float:
     squares = sum(float(layer.weight.detach().square().sum()) for layer in net.module_.linears)
     l2 = 0.5 * net.criterion_.alpha * squares
     return float(objective - l2 - np.nan_to_num(kept["penalty"]))
+
+
+@torch.no_grad()
+def _loss_of_predictions(net: TargetNet, rows: Rows) -> float:
+    """The mean loss of the training rows without noise."""
+    losses = net.target.family.loss(net.linear_predictor(rows), rows.y).double()
+    weight = torch.ones_like(losses) if rows.weight is None else rows.weight.to(losses)
+    return float(losses @ weight / weight.sum())
 
 
 def _is_unscaled(rows: Rows, solver: Solver) -> bool:
