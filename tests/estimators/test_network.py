@@ -32,7 +32,7 @@ def test_penalty_is_not_negative_at_any_scale(digits, method):
 def test_fewer_epochs_than_sampling_to_the_same_accuracy(digits):
     X, X_test, y, y_test = digits
     options = {"learning_rate": "constant", "learning_rate_init": 0.004, "random_state": 0}
-    options |= {"retain_rate": [0.8, 0.5]}
+    options |= {"retain_rate": [0.8, 0.5], "alpha": 1e-4}
     fitted = {
         method: MarginalizedDropoutClassifier(method=method, **options).fit(X, y)
         for method in ("diagonal", "sampling")
