@@ -511,11 +511,11 @@ def test_processes_that_do_not_know_of_each_other_are_an_error(monkeypatch):
 @pytest.mark.parametrize("n_parts", [2, 3, 7])
 @pytest.mark.parametrize("n_unlabeled", [0, 1, 4])
 @pytest.mark.parametrize("method", ["diagonal", "moments", "quadratic"])
-def test_parts_sum_to_the_whole(method, n_unlabeled, n_parts):
+@pytest.mark.parametrize("sizes", [(4, 5, 3), (4, 3)], ids=["network", "linear"])
+def test_parts_sum_to_the_whole(sizes, method, n_unlabeled, n_parts):
     torch.manual_seed(0)
-    network = NoisyNetwork(
-        [4, 5, 3], "tanh", {0: Dropout(0.8), 1: Dropout(0.5)}, dtype=torch.float64
-    )
+    noise = dict(enumerate([Dropout(0.8), Dropout(0.5)][: len(sizes) - 1]))
+    network = NoisyNetwork(sizes, "tanh", noise, dtype=torch.float64)
     x = torch.randn(5 + n_unlabeled, 4, dtype=torch.float64)
     batch = WeightedRows.of(
         x, torch.tensor([0, 2, 1, 1, 0]), torch.rand(5, dtype=torch.float64), 0.3, 0.7
