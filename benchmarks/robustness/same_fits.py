@@ -46,6 +46,7 @@ INDICATORS = np.stack([Y % 2, Y > 4, Y == 0], axis=1).astype(int)
 WEIGHT = np.random.RandomState(2).randint(0, 4, len(X)).astype(float)
 
 NETWORK = {"hidden_layer_sizes": (32, 16), "max_iter": 6, "random_state": 0}
+NETWORK |= {"retain_rate": 0.5}
 GLM = {"max_iter": 40, "random_state": 0}
 
 
@@ -122,21 +123,20 @@ def one_of_two_processes():
 FITS = {
     "network, moments": lambda: network().fit(X, Y),
     "network, moments, weights and unlabelled": lambda: network().fit(X, Y, WEIGHT, U),
-    "network, moments, pairs": lambda: network(n_probes=2, retain_rate=0.5).fit(X, Y),
-    "network, diagonal": lambda: network(method="diagonal", retain_rate=0.5).fit(X, Y),
+    "network, moments, two pairs": lambda: network(n_probes=2).fit(X, Y),
+    "network, moments, no signs": lambda: network(n_probes=None).fit(X, Y),
+    "network, chosen rates": lambda: network(retain_rate="auto").fit(X, Y),
+    "network, diagonal": lambda: network(method="diagonal").fit(X, Y),
     "network, constant rate": lambda: network(learning_rate="constant", tol=0.02).fit(X, Y),
     "network, float32": lambda: network().fit(X.astype("float32"), Y),
     "network, sparse": lambda: network().fit(sparse.csr_array(X), Y),
-    "network, quadratic": lambda: network(method="quadratic", n_probes=None, retain_rate=0.5).fit(
-        X, Y
-    ),
+    "network, quadratic": lambda: network(method="quadratic", n_probes=None).fit(X, Y),
     "network, quadratic, tangents, sgd": lambda: network(
         method="quadratic",
         n_probes=2,
         solver="sgd",
         learning_rate="constant",
         learning_rate_decay=0.1,
-        retain_rate=0.5,
     ).fit(X, Y),
     "network, sampling": lambda: network(method="sampling").fit(X, Y),
     "network, sampling, unlabelled": lambda: network(method="sampling").fit(X, Y, X_unlabeled=U),

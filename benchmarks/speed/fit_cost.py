@@ -17,7 +17,7 @@ from sklearn.neural_network import MLPClassifier
 
 from benchmarks import image_data, text_data
 from benchmarks.harness import Results, parser, take_turns
-from benchmarks.speed.peers import RETAIN, random_images, skorch_net, torch_fit
+from benchmarks.speed.peers import random_images, skorch_net, torch_fit
 from sklearn_margdrop import MarginalizedDropoutClassifier, MarginalizedDropoutGLMClassifier
 
 METHODS = {
@@ -43,7 +43,7 @@ def fits(X, y, hidden, batch_size, epochs, device):
     }
     for name, settings in METHODS.items():
         model = MarginalizedDropoutClassifier(
-            hidden, retain_rate=RETAIN, device=device, **budget, **settings
+            hidden, retain_rate=0.5, device=device, **budget, **settings
         )
         peers[name] = lambda model=model: model.fit(X, y)
     peers[MLP] = lambda: MLPClassifier(hidden, tol=0, n_iter_no_change=10**6, **budget).fit(X, y)
