@@ -265,5 +265,6 @@ def _cut(network: NoisyNetwork, rows: WeightedRows) -> Iterable[WeightedRows]:
     if isinstance(x, SparseMatrix) or len(network.layers) > 1:
         return [rows]
     size = max(x.shape[1], network.linears[0].out_features)
-    cut = blocks(len(x), size, in_cache=x.device.type == "cpu")
+    # A process has no rows where a batch has fewer rows than processes.
+    cut = blocks(len(x), size, in_cache=x.device.type == "cpu") or [slice(0, 0)]
     return (rows.at(block) for block in cut)

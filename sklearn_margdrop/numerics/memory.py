@@ -31,14 +31,11 @@ _CACHE_ELEMENTS, _CACHE_ROWS = 2**18, 512
 
 
 def blocks(n_rows: int, width: int, in_cache: bool = False) -> list[slice]:
-    """Slices that cut `n_rows` rows of `width` elements into blocks of bounded memory.
-
-    No rows are one empty block: a process has them where a batch has fewer rows than processes.
-    """
+    """Slices that cut `n_rows` rows of `width` elements into blocks of bounded memory."""
     size = max(1, _BLOCK_ELEMENTS // width)
     if in_cache:
         size = max(_CACHE_ROWS, _CACHE_ELEMENTS // width)
-    return [slice(start, min(start + size, n_rows)) for start in range(0, max(n_rows, 1), size)]
+    return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
 
 
 def is_mapped(X: object) -> bool:

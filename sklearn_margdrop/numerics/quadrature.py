@@ -124,6 +124,7 @@ class _Gap(torch.autograd.Function):
         """`rule` on blocks that fit the cache; it makes about `n_copies` arrays of their shape."""
         mean, variance = torch.broadcast_tensors(mean, variance)
         cut = blocks(len(mean), n_copies * mean.shape[-1], in_cache=mean.device.type == "cpu")
+        cut = cut or [slice(0, 0)]  # no rows have no values
         parts = [rule(mean[rows], variance[rows]) for rows in cut]
         return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
 
