@@ -66,8 +66,8 @@ ms, value_error, gradient_error, bias = np.array(rows).T
 
 # %%
 # The mean of the 30 gradients is nearer to the exact one than each of them, by about the root of
-# 30: there is no bias in them. The noise falls with the root of the number of tangents. In
-# training one is enough, since the next step draws another.
+# 30: there is no bias in them. The noise falls with the root of the number of tangents. Training
+# averages over many steps, each with signs of its own, so that one is the default.
 
 print(f"exact: {exact_ms:.0f} ms")
 for n, *row in zip(n_probes, ms, value_error, gradient_error, bias, strict=True):

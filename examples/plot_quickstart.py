@@ -9,7 +9,8 @@ scikit-learn's network, and with the same network under ordinary (sampled) dropo
 
 # sphinx_gallery_parallel = False
 # %%
-# The data: 1,797 images of 8 x 8 pixels. Ten random splits hold out a third of the rows each.
+# The data: 1,797 images of 8 x 8 pixels. Ten random splits, each with a third of the rows held
+# out.
 
 import time
 

@@ -6,9 +6,9 @@ tables, ``--quick`` takes one seed and fewer data sets, ``--questions`` chooses 
 
 Tables have a random half of the rows (1000 of MNIST, 2000 of the counts) to learn from and the
 rest to be scored on; a seed draws the rows and seeds the model. Features are divided by their
-maximum (images), one-hot encoded (bicycles) or standardised. Every model is as it comes but for
-what its name says; the linear models of scikit-learn have the best of a grid by cross-validation
-on the training rows.
+maximum (images), one-hot encoded (bicycles) or standardised. Networks have the settings `BASE` but
+for what their names say, and generalised linear models their defaults; the linear models of
+scikit-learn have the best of a grid by cross-validation on the training rows.
 "few labels" keeps a third of the texts to be scored on; of the others some have a label, and the
 rest are the unlabelled rows of a generalised linear model.
 """
@@ -40,7 +40,11 @@ ROWS = {"MNIST": 1000, "bicycles": 2000, "doctor visits": 2000}
 TEXT = ["Subj", "RT", "XGraph", "AthR"]
 LABELS = (50, 200, 500)
 
-DEFAULT, NO_NOISE = "network as it comes", "network without noise"
+DEFAULT, NO_NOISE = 'network, "diagonal", 0.8 and 0.5', "network without noise"
+#: The settings of every network, and its rates at the input and at hidden layers.
+BASE = {"method": "diagonal", "n_probes": None}
+BASE |= {"learning_rate": "constant", "learning_rate_init": 4e-3}
+RATES = {"both": [0.8, 0.5], "input": 0.8, "hidden": 0.5, "none": 1.0}
 LINEAR, BOOSTING = "scikit-learn's linear model, tuned", "HistGradientBoosting"
 #: The settings of the networks and of the linear models by name.
 NETWORKS = {DEFAULT: {}, NO_NOISE: {"noise_placement": "none"}}
@@ -95,6 +99,9 @@ def model_of(name, kind, seed):
         loss = {"normal": "squared_error"}.get(kind, kind)
         return HistGradientBoostingRegressor(loss, random_state=seed)
     settings = (NETWORKS | GLMS)[name] | {"random_state": seed}
+    if name in NETWORKS:
+        rates = RATES[settings.get("noise_placement", "both")]
+        settings = BASE | {"retain_rate": rates} | settings
     if kind == "label":
         classes = MarginalizedDropoutClassifier, MarginalizedDropoutGLMClassifier
     else:

@@ -1,7 +1,7 @@
 """The network with few labels, with and without the rest of the rows.
 
 Run ``python -m benchmarks.quality.few_labels`` (two minutes). scikit-learn's digits: so many rows
-with a label, 600 to test, the others without a label; settings as they come.
+with a label, 600 to test, the others without a label; the settings of `choices.py`.
 """
 
 import warnings
@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from benchmarks import harness
+from benchmarks.quality.choices import BASE, RATES
 from sklearn_margdrop import MarginalizedDropoutClassifier
 
 #: The discount of the unlabelled rows; None does without them.
@@ -23,7 +24,7 @@ def accuracies(n_labeled, seed):
     X, X_rest, y, y_rest = train_test_split(X / 16, y, train_size=n_labeled, stratify=y, **options)
     X_rest, X_test, _, y_test = train_test_split(X_rest, y_rest, test_size=600, **options)
     for name, discount in DISCOUNTS.items():
-        model = MarginalizedDropoutClassifier(random_state=seed)
+        model = MarginalizedDropoutClassifier(retain_rate=RATES["both"], random_state=seed, **BASE)
         if discount is None:
             model.fit(X, y)
         else:

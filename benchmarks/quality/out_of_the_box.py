@@ -1,4 +1,4 @@
-"""The estimators as they come against other networks, trees and linear models, on many data sets.
+"""The default estimators against other networks, trees and linear models, on many data sets.
 
 Run ``python -m benchmarks.quality.out_of_the_box``; what is finished is stored and is not run
 again. ``--data``, ``--models`` and ``--seeds`` choose a part, of the report too; ``--report``

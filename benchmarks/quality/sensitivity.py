@@ -1,9 +1,10 @@
-"""How much each parameter of the network matters: one at a time is moved away from its default.
+"""How much each parameter of the network matters: one at a time is moved.
 
 Run ``python -m benchmarks.quality.sensitivity`` (ten minutes). On scikit-learn's digits and breast
 cancer data, over random splits (a third of the rows to learn from, so that regularisation has
 something to do): accuracy and log loss on the other rows, epochs and seconds. The order of the
-parameters by the spread of their log losses is the order in which to search.
+parameters by the spread of their log losses is the order in which to search. They are moved away
+from the settings of `choices.py`, not from the defaults.
 """
 
 import warnings
@@ -15,6 +16,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks import harness
+from benchmarks.quality.choices import BASE, RATES
 from sklearn_margdrop import MarginalizedDropoutClassifier
 
 DATA = {"digits": load_digits, "breast cancer": load_breast_cancer}
@@ -37,7 +39,11 @@ def measure(load, setting, seed):
     X, y = load(return_X_y=True)
     X, X_test, y, y_test = train_test_split(X, y, train_size=1 / 3, stratify=y, random_state=seed)
     scaler = StandardScaler().fit(X)
-    model = MarginalizedDropoutClassifier(random_state=seed, **setting)
+    rates = RATES[setting.get("noise_placement", "both")]
+    settings = BASE | {"retain_rate": rates, "random_state": seed} | setting
+    if len(setting.get("hidden_layer_sizes", ())) > 1:
+        settings["retain_rate"] = [0.8, 0.5, 0.5]
+    model = MarginalizedDropoutClassifier(**settings)
     seconds = harness.seconds_of(lambda: model.fit(scaler.transform(X), y))
     probability = model.predict_proba(scaler.transform(X_test))
     accuracy = np.mean(model.classes_[probability.argmax(1)] == y_test)
