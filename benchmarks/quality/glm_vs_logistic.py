@@ -6,8 +6,9 @@ from.
 Small text sets are cut at random into thirds: training, unlabelled and test rows. IMDB has its own
 split. Features are binary bags of words. LogisticRegression has the best C and SGDClassifier the
 best alpha of a grid by 3-fold cross-validation on the training rows; those of this package have
-their defaults, and tuned values of `retain_rate` and `alpha` in the same way. Counts are cut in halves and scored by
-the fraction of deviance explained; the peer is PoissonRegressor with the best alpha.
+their defaults, and tuned values of `retain_rate` and `alpha` in the same way. Counts are cut in
+halves and scored by the fraction of deviance explained; the peer is PoissonRegressor with the best
+alpha.
 
 Each row of the table: accuracy (or D^2) and its standard error over the splits, seconds of one fit
 with the chosen setting and their ratio to LogisticRegression(lbfgs) on the same rows, iterations,

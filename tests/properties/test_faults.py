@@ -243,7 +243,8 @@ class Ends(Callback):
             raise KeyboardInterrupt
 
 
-TINY = {"solver": "sgd", "learning_rate_init": 1e-9}
+#: Steps that change nothing, and a method that draws nothing, whose objective would scatter.
+TINY = {"solver": "sgd", "learning_rate_init": 1e-9, "method": "diagonal"}
 
 
 @pytest.mark.parametrize(
