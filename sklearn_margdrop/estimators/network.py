@@ -250,7 +250,9 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
                 raise KeyboardInterrupt
             return net
 
-        rates, losses = choose(list(noise), train, rows, valid, self._batch_size)
+        # A mean that is exponential in what strong noise moves has no useful expectation.
+        candidates = RETAIN_RATES[:-1] if call.target.family.may_overflow else RETAIN_RATES
+        rates, losses = choose(candidates, list(noise), train, rows, valid, self._batch_size)
         if self.verbose and is_main_process(self.accelerator):
             tried = ", ".join(f"{each}: {loss:.5g}" for each, loss in losses.items())
             print(f"retain_rate {rates}; held-out losses of short trainings: {tried}")

@@ -11,7 +11,8 @@ from torch import Tensor
 from sklearn_margdrop.estimators.nets import TargetNet
 from sklearn_margdrop.training.batches import Rows
 
-#: What is chosen from: retain rates at the input and at hidden layers, the usual ones first.
+#: What is chosen from: retain rates at the input and at hidden layers, the usual ones first and
+#: those of the strongest noise last.
 RETAIN_RATES = (0.95, 0.5), (1.0, 1.0), (0.8, 0.5), (0.5, 0.5)
 
 #: The steps of a short training, and its learning rate over that of the fit. Their product decides
@@ -31,19 +32,22 @@ def rates_of(rates: tuple[float, float], sites: Sequence[int]) -> list[float]:
 
 
 def choose(
+    candidates: Sequence[tuple[float, float]],
     sites: Sequence[int],
     train: Callable[[tuple[float, float], Rows, int], TargetNet],
     rows: Rows,
     valid: Rows | None,
     batch_size: int,
 ) -> tuple[tuple[float, float], Mapping[tuple[float, float], float]]:
-    """Those of :data:`RETAIN_RATES` whose short training predicts the held-out rows best.
+    """Those of the candidates whose short training predicts the held-out rows best.
 
-    The usual ones are kept unless others are better by more than the standard error of the mean
-    difference. The same rows are always split in the same way.
+    The usual ones, which come first, are kept unless others are better by more than the standard
+    error of the mean difference. The same rows are always split in the same way.
 
     Parameters
     ----------
+    candidates : sequence of tuple of (float, float)
+        Some of :data:`RETAIN_RATES`.
     sites : sequence of int
         The noisy ones.
     train : callable
@@ -61,7 +65,7 @@ def choose(
         The mean losses on the held-out rows, in nats; empty where there are too few.
     """
     if len(rows) < _FEWEST_ROWS:
-        return RETAIN_RATES[0], {}
+        return candidates[0], {}
     order = torch.randperm(len(rows), generator=torch.Generator("cpu").manual_seed(0))
     if valid is None:
         share, most = _HELD_OUT
@@ -69,15 +73,15 @@ def choose(
         valid, order = rows.subset(order[:n_valid]), order[n_valid:]
     chosen_from = rows.subset(order[: N_STEPS * batch_size])
     epochs = math.ceil(N_STEPS / math.ceil(len(chosen_from) / batch_size))
-    distinct = {tuple(rates_of(rates, sites)): rates for rates in reversed(RETAIN_RATES)}
+    distinct = {tuple(rates_of(rates, sites)): rates for rates in reversed(candidates)}
     losses: dict[tuple[float, float], Tensor] = {}
-    for rates in sorted(distinct.values(), key=RETAIN_RATES.index):
+    for rates in sorted(distinct.values(), key=candidates.index):
         losses[rates] = _losses(train(rates, chosen_from, epochs), valid)
     weight = torch.ones(len(valid), dtype=torch.float64, device="cpu")
     if valid.weight is not None:
         weight = valid.weight.cpu().double()
     means = {rates: float(each @ weight / weight.sum()) for rates, each in losses.items()}
-    usual, best = RETAIN_RATES[0], min(means, key=means.__getitem__)
+    usual, best = candidates[0], min(means, key=means.__getitem__)
     if math.isinf(means[usual]):
         return best, means
     gain = (losses[usual] - losses[best]) * weight / weight.mean()
@@ -87,6 +91,8 @@ def choose(
 
 @torch.no_grad()
 def _losses(net: TargetNet, valid: Rows) -> Tensor:
-    """The loss of each row, in float64 on the CPU; infinite where the training ended badly."""
+    """The loss of each row, in float64 on the CPU; infinite where the training went badly."""
+    if net.n_explosions_ > 0:
+        return torch.full((len(valid),), math.inf, dtype=torch.float64, device="cpu")
     losses = net.target.family.loss(net.linear_predictor(valid), valid.y)
     return losses.cpu().double().nan_to_num(nan=math.inf)

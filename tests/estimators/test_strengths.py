@@ -50,7 +50,7 @@ def rows_of(n, weight=None):
     return Rows(Features(X, torch.device("cpu")), torch.zeros(n, 1, dtype=torch.float64), weight)
 
 
-def judged(errors, rows, valid=None, sites=(0, 1)):
+def judged(errors, rows, valid=None, sites=(0, 1), exploded=()):
     """The choice where each training has these errors, and what it was told."""
     told = []
 
@@ -61,9 +61,13 @@ def judged(errors, rows, valid=None, sites=(0, 1)):
             index = valid.take(slice(0, len(valid))).flatten().long()
             return torch.as_tensor(errors[rates], dtype=torch.float64).expand(1000)[index, None]
 
-        return SimpleNamespace(target=SimpleNamespace(family=Normal()), linear_predictor=predict)
+        return SimpleNamespace(
+            target=SimpleNamespace(family=Normal()),
+            linear_predictor=predict,
+            n_explosions_=int(rates in exploded),
+        )
 
-    return *choose(sites, train, rows, valid, 10), told
+    return *choose(RETAIN_RATES, sites, train, rows, valid, 10), told
 
 
 def test_the_lowest_loss_wins():
@@ -90,6 +94,13 @@ def test_trainings_that_ended_badly_are_not_chosen(bad):
     assert judged(errors, rows_of(100))[0] == USUAL
     errors[OTHERS[1]] = 7.0
     assert judged(errors, rows_of(100))[0] == OTHERS[1]
+
+
+def test_trainings_that_exploded_are_not_chosen():
+    errors = {rates: float(index) for index, rates in enumerate(RETAIN_RATES)}
+    assert judged(errors, rows_of(100), exploded=[USUAL])[0] == OTHERS[0]
+    assert judged(errors, rows_of(100), exploded=[USUAL, *OTHERS[:2]])[0] == OTHERS[2]
+    assert judged(errors, rows_of(100), exploded=RETAIN_RATES)[0] == USUAL
 
 
 def test_weights_count_in_the_judgement():
@@ -204,9 +215,9 @@ def test_validation_rows_judge_where_there_are_some(shells, monkeypatch):
     X, y = shells
     seen = []
 
-    def watched(sites, train, rows, valid, batch_size):
+    def watched(candidates, sites, train, rows, valid, batch_size):
         seen.append((len(rows), len(valid)))
-        return choose(sites, train, rows, valid, batch_size)
+        return choose(candidates, sites, train, rows, valid, batch_size)
 
     monkeypatch.setattr("sklearn_margdrop.estimators.network.choose", watched)
     classifier(early_stopping=True, max_iter=30).fit(X, y)
@@ -231,6 +242,14 @@ def test_progress_is_told(shells, capsys):
     classifier(verbose=True).fit(X, y)
     first, *_ = capsys.readouterr().out.splitlines()
     assert first.startswith("retain_rate (1.0, 1.0); held-out losses of short trainings: (0.95, ")
+
+
+def test_half_of_everything_is_too_much_for_counts(shells, trials):
+    """Whose mean is exponential in what the noise moves."""
+    X, _ = shells
+    rows = np.random.default_rng(0).poisson(3, size=len(X))
+    MarginalizedDropoutRegressor(8, family="poisson", max_iter=60, **SEED).fit(X, rows)
+    assert trials == [list(rates) for rates in RETAIN_RATES[:3]]
 
 
 def test_regressors_choose_too(shells):
