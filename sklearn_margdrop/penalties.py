@@ -286,7 +286,9 @@ def quadratic_by_tangents(
     Parameters
     ----------
     network : NoisyNetwork
+        With its noise.
     family : Family
+        That of the output.
     x : Tensor of shape (n_samples, n_features)
         The rows.
     n_probes : int, default=1
@@ -346,10 +348,16 @@ def moments_by_pairs(
 
     Parameters
     ----------
-    network, family, x, generator
-        See :func:`quadratic_by_tangents`.
+    network : NoisyNetwork
+        With its noise.
+    family : Family
+        That of the output.
+    x : Tensor of shape (n_samples, n_features)
+        The rows.
     n_probes : int, default=1
         The number of pairs of each row, over which the mean is taken.
+    generator : torch.Generator, default=None
+        Draws the signs. None is torch's global one.
 
     Returns
     -------
