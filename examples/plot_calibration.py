@@ -23,8 +23,8 @@ from sklearn_margdrop import MarginalizedDropoutClassifier
 plt.style.use("tableau-colorblind10")
 models = {
     "no noise": {"noise_placement": "none"},
+    "moments": {"method": "moments"},
     "diagonal": {"method": "diagonal"},
-    "quadratic": {"method": "quadratic"},
     "sampling": {"method": "sampling"},
 }
 labels, probabilities = [], {name: [] for name in models}
