@@ -24,8 +24,7 @@ class MarginalizedDropoutRegressor(BaseMarginalizedRegressor, BaseMarginalizedNe
 
     where the loss is half the deviance of the `family` and R, the penalty, is what the noise adds:
     to second order the curvature of the loss times the variance that the noise gives the linear
-    predictor. See the
-    :ref:`user guide <user_guide>`.
+    predictor. See the :ref:`user guide <user_guide>`.
 
     A target of ``family="normal"`` is standardised, column by column, so that its units do not
     matter: training sees its distance from the weighted mean of the training rows, in weighted

@@ -49,7 +49,7 @@ class MarginalizedNet(PredictingNet):
     module, criterion : type
         Those of skorch, whose parameters are ``module__layer_sizes`` and so on.
     seed : int, default=0
-        Seed of the noise, the probes and the order of the rows.
+        Seed of the noise, the random signs and the order of the rows.
     shuffle : bool, default=True
         Whether to visit the rows in a new order each epoch.
     loss_unit : float, default=None
