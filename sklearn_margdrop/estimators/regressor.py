@@ -60,7 +60,7 @@ class MarginalizedDropoutRegressor(BaseMarginalizedRegressor, BaseMarginalizedNe
         or no noise at all. Each of these four is tried in a short training of 250 steps on 80 %
         of the rows, whatever `random_state` is, and judged by its loss on the others; 0.95 and
         0.5 are kept unless another one is clearly better, by more than a standard error.
-        Counts are not tried with 0.5 at the input. `partial_fit` takes 0.95 and 0.5.
+        `partial_fit` takes 0.95 and 0.5.
 
     noise_std : float or array-like of shape (n_noisy_sites,), default=0.1
         Standard deviation of gaussian noise, in the units of the activations (of the features,

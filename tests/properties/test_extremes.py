@@ -170,7 +170,9 @@ def test_predictions_that_overflow_are_an_error():
             call(1e6 * X)
     options = {"retain_rate": 0.5, "learning_rate": "constant", "tol": 1, "random_state": 0}
     clf = MarginalizedDropoutClassifier(8, **options).fit(X, np.arange(20) % 2)
-    row = np.finfo(np.float32).max * np.sign(clf.coefs_[0][:, :1].T)  # the first unit adds up
+    weights = clf.coefs_[0]
+    unit = np.abs(weights).sum(0).argmax()  # which adds up to more than one
+    row = np.finfo(np.float32).max * np.sign(weights[None, :, unit])
     for method in (clf.predict, clf.predict_proba, clf.predict_log_proba, clf.decision_function):
         with pytest.raises(ValueError, match="Predictions overflow float32"):
             method(row)

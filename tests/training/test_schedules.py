@@ -153,7 +153,7 @@ def test_the_length_counts_steps(iris, monkeypatch):
     for batch_size in (1, 30, 50, 150):
         model = cosine(max_iter="auto", batch_size=batch_size).fit(*iris)
         epochs[batch_size] = model.n_iter_
-        assert_allclose(rates_of(model)[-1], half_cosine(len(rates_of(model)), 0.002)[-1])
+        assert_allclose(rates_of(model)[-1], half_cosine(len(rates_of(model)), 0.004)[-1])
     assert epochs == {1: 4, 30: 7, 50: 11, 150: 12}
     assert cosine(max_iter="auto").partial_fit(*iris, classes=[0, 1, 2]).n_iter_ == 1
     monkeypatch.setattr("sklearn_margdrop.estimators.network._AUTO_EPOCHS", 3)
@@ -164,14 +164,14 @@ def test_the_length_counts_steps(iris, monkeypatch):
 
 def test_each_call_of_fit_runs_a_whole_schedule(iris):
     model = cosine(warm_start=True)
-    whole = half_cosine(12, 0.002)
+    whole = half_cosine(12, 0.004)
     for n_calls in (1, 2):
         assert_allclose(rates_of(model.fit(*iris)), whole)
         assert model.n_iter_ == 6 * n_calls
         steps = {int(each["step"]) for each in model.net_.optimizer_.state.values()}
         assert steps == {12 * n_calls}  # the optimiser goes on
     model.set_params(learning_rate="constant").fit(*iris)
-    assert_allclose(rates_of(model), 0.002)
+    assert_allclose(rates_of(model), 0.004)
     model.set_params(learning_rate="cosine", learning_rate_init=0.01, max_iter=2).fit(*iris)
     assert_allclose(rates_of(model), half_cosine(4, 0.01))
 
@@ -180,9 +180,9 @@ def test_streams_and_training_by_hand_keep_the_rate(iris):
     stream = cosine(max_iter=2)
     for _ in range(3):
         stream.partial_fit(*iris, classes=[0, 1, 2])
-        assert_allclose(rates_of(stream), 0.002)
-    assert_allclose(rates_of(stream.fit(*iris)), half_cosine(4, 0.002))
-    assert_allclose(rates_of(stream.partial_fit(*iris)), 0.002)
+        assert_allclose(rates_of(stream), 0.004)
+    assert_allclose(rates_of(stream.fit(*iris)), half_cosine(4, 0.004))
+    assert_allclose(rates_of(stream.partial_fit(*iris)), 0.004)
     stopped = EarlyStopping(monitor="train_loss", patience=1, threshold=1e9)
     interrupted = classifier([Rates(last=5)], learning_rate="cosine")
     for model in (cosine(), cosine(stopped), interrupted):
@@ -192,10 +192,10 @@ def test_streams_and_training_by_hand_keep_the_rate(iris):
         net = pickle.loads(pickle.dumps(model.net_))
         for each in (net, model.net_):
             each.partial_fit(*iris, epochs=1)
-            assert_allclose(dict(each.callbacks_)["Rates"].rates_[1][1], 0.002)
+            assert_allclose(dict(each.callbacks_)["Rates"].rates_[1][1], 0.004)
     net.fit(*iris)  # anew, over its max_epochs
-    assert dict(net.callbacks_)["Rates"].rates_[0][1] == pytest.approx(0.002)
-    assert dict(net.callbacks_)["Rates"].rates_[2][1] < 0.002
+    assert dict(net.callbacks_)["Rates"].rates_[0][1] == pytest.approx(0.004)
+    assert dict(net.callbacks_)["Rates"].rates_[2][1] < 0.004
 
 
 def test_explosions_halve_the_rest_of_the_schedule(iris):
