@@ -17,7 +17,7 @@ RETAIN_RATES = (0.95, 0.5), (1.0, 1.0), (0.8, 0.5), (0.5, 0.5)
 
 #: The steps of a short training, and its learning rate over that of the fit. Their product decides
 #: how far a training gets, which has to be as far as where it learns the rows by heart.
-N_STEPS, TRIAL_RATE = 250, 2.0
+N_STEPS, TRIAL_RATE = 250, 3.0
 
 #: The part of the rows that judges the short trainings, and the most rows that do.
 _HELD_OUT = 0.2, 5000
