@@ -264,7 +264,7 @@ def _mean_loss(
     n = len(mean)
     y, weight = (y, weight) if n == 1 else (torch.cat([y] * n), weight.repeat(n) / n)
     loss = family.loss(mean.flatten(0, 1), y).dot(weight)
-    flat, y, weight = stack.flatten(0, 1), torch.cat([y, y]), weight.repeat(2) / 2
+    flat, y, weight = stack.flatten(0, 1), torch.cat([y, y]), torch.cat([weight, weight]) / 2
     penalty = family.loss(flat, y).dot(weight).sub_(loss).clamp_min_(0)  # but for rounding
     grad = family.residual(family.mean(flat), y).mul_(weight.unsqueeze(-1))
     return loss, penalty, grad.view_as(stack)
