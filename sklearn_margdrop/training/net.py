@@ -26,7 +26,12 @@ from sklearn_margdrop.training.optimizers import DEFAULTS
 from sklearn_margdrop.training.prediction import PredictingNet
 from sklearn_margdrop.training.recording import Record
 from sklearn_margdrop.training.schedules import LearningRates
-from sklearn_margdrop.training.stability import EpochMeans, ExplosionGuard, StopTraining
+from sklearn_margdrop.training.stability import (
+    EpochMeans,
+    ExplosionGuard,
+    StopTraining,
+    drop_next_to_nothing,
+)
 from sklearn_margdrop.training.state import (
     load_learned_state,
     net_state,
@@ -367,6 +372,8 @@ class MarginalizedNet(PredictingNet):
                 is_finite &= self.criterion_.family.mean(eta).isfinite().all()
                 step["y_pred"] = self.in_units(eta)
             self.notify("on_batch_end", batch=seen, training=True, **step)
+        if not self.optimizer_.takes_closure:
+            drop_next_to_nothing(self.optimizer_)
         is_finite = (is_finite & self._is_finite()).to(sums.dtype)
         loss, penalty, l2, finite = torch.cat([sums / n_rows, is_finite[None]]).tolist()
         if not finite:

@@ -14,6 +14,7 @@ from skorch.callbacks import Callback
 
 from sklearn_margdrop import MarginalizedDropoutClassifier, MarginalizedDropoutRegressor
 from sklearn_margdrop.networks import NoisyNetwork
+from sklearn_margdrop.training.stability import drop_next_to_nothing
 
 ignore_max_iter = pytest.mark.filterwarnings("ignore:Training stopped at max_iter")
 RBM = BernoulliRBM(n_iter=3, learning_rate=0.05)
@@ -264,3 +265,29 @@ def test_every_setting_of_the_papers_grid_ends_useful(digits, method, pretrained
         # Masks that keep a tenth of the pixels teach little in so few epochs.
         least = 0.15 if method == "sampling" and q == 0.1 else 0.4
         assert model.score(X, y) > least, (rate, momentum, q)
+
+
+def test_weights_that_only_decay_do_not_become_subnormal():
+    """Those of a feature that is always zero; products with subnormal numbers are slow."""
+    X = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    X[:, 1] = 0
+    options = {"alpha": 0.3, "solver": "sgd", "learning_rate_init": 0.5, "retain_rate": 0.8}
+    model = MarginalizedDropoutClassifier(
+        4, momentum=0, batch_size=10, max_iter=150, random_state=0, **options
+    ).fit(X, X[:, 0] > 0)
+    weight = model.net_.module_.linears[0].weight
+    assert not weight[:, 1].any()
+    assert weight[:, [0, 2]].any()
+
+
+def test_what_is_next_to_nothing_is_dropped():
+    frozen = torch.nn.Parameter(torch.full((2,), 1e-40), requires_grad=False)
+    weight = torch.nn.Parameter(torch.tensor([1e-40, -1e-33, 1e-25, 1.0]))
+    optimizer = torch.optim.SGD([weight, frozen], lr=1.0, momentum=0.5)
+    optimizer.state[weight]["momentum_buffer"] = torch.tensor([1e-39, 0.0, 1e-20, -2.0])
+    drop_next_to_nothing(optimizer)
+    assert weight.tolist() == pytest.approx([0, 0, 1e-25, 1], rel=1e-6, abs=0)
+    assert optimizer.state[weight]["momentum_buffer"].tolist() == pytest.approx(
+        [0, 0, 1e-20, -2], rel=1e-6, abs=0
+    )
+    assert frozen.all()
