@@ -35,9 +35,12 @@ def no_training(monkeypatch):
     monkeypatch.setattr(MarginalizedNet, "train_step", step)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _short_trials():
-    """Networks choose their retain rates in an instant; what they choose is tested elsewhere."""
+    """Networks choose their retain rates in an instant; what they choose is tested elsewhere.
+
+    Not for the whole session: the examples of the documentation choose as users do.
+    """
     from sklearn_margdrop.estimators import strengths
 
     with pytest.MonkeyPatch.context() as patch:
