@@ -30,8 +30,11 @@ Back: TypeAlias = Callable[..., tuple[Tensor | None, Tensor | None]]
 #: A mean, its variance, and the way back.
 Step: TypeAlias = tuple[Tensor, Tensor | None, Back]
 
-#: Activations and tangents in a stack of shape (1 + n_tangents, n_rows, width), and the way back.
-StackStep: TypeAlias = tuple[Tensor, Callable[[Tensor], Tensor | None]]
+#: Takes the derivatives of a stack back; None where there are none.
+StackBack: TypeAlias = Callable[[Tensor], Tensor | None]
+
+#: Activations, and tangents after them, of shape (n, n_rows, width), and the way back.
+StackStep: TypeAlias = tuple[Tensor, StackBack]
 
 #: A penalty as a function of eta, A'(eta) and a displacement of eta; and its derivatives by eta
 #: and by the displacement.
@@ -136,26 +139,11 @@ def backpropagate_tangents(
     loss, penalty : Tensor
         Scalars.
     """
-    tape: list[Callable[[Tensor], Tensor | None]] = []
-    stack = x.unsqueeze(0)
-    for index, layer in enumerate(network.layers):
-        noise = network.noise.get(index)
-        if noise is not None:
-            signs = random_signs((n_probes, *stack.shape[1:]), x, generator)
-            stack, back = _displace(noise, stack, signs)
-            if index > 0:  # no derivatives of the data themselves
-                tape.append(back)
-        if isinstance(layer, nn.Linear):
-            stack, back = _stacked_affine(layer, stack, index == 0)
-        else:
-            stack, back = _stacked_activation(layer, stack)
-        tape.append(back)
+    stack, tape = _forward(network, x.unsqueeze(0), 1, n_probes, _displace, generator)
     loss, penalty, *grads = _head(
         family, stack[:1], stack[1:], y, loss_weight, penalty_weight, family.second_order_vjp
     )
-    pulled: Tensor | None = torch.cat(grads)
-    for back in reversed(tape):
-        pulled = back(cast("Tensor", pulled))
+    _backward(tape, torch.cat(grads))
     return loss, penalty
 
 
@@ -188,22 +176,8 @@ def backpropagate_pairs(
     loss, penalty : Tensor
         Scalars.
     """
-    tape: list[Callable[[Tensor], Tensor | None]] = []
     stack = x.expand(2 * n_probes, *x.shape)
-    for index, layer in enumerate(network.layers):
-        noise = network.noise.get(index)
-        if noise is not None:
-            signs = random_signs((n_probes, *stack.shape[1:]), x, generator)
-            stack, back = _mirror(noise, stack, signs)
-            if index > 0:  # no derivatives of the data themselves
-                tape.append(back)
-        if isinstance(layer, nn.Linear):
-            stack, back = _stacked_affine(layer, stack, index == 0, len(stack))
-        elif isinstance(layer, nn.ReLU):
-            stack, back = _rectify(stack)
-        else:
-            stack, back = _stacked_activation(layer, stack, len(stack))
-        tape.append(back)
+    stack, tape = _forward(network, stack, len(stack), n_probes, _mirror, generator)
     above, below = stack.chunk(2)
     mean = (above + below).mul_(0.5)
     if loss_weight is penalty_weight:
@@ -219,10 +193,44 @@ def backpropagate_pairs(
             family.paired_gap_vjp,
         )
         grad = torch.cat([by_mean + by_half, by_mean - by_half]).mul_(0.5)
+    _backward(tape, grad)
+    return loss, penalty
+
+
+def _forward(
+    network: NoisyNetwork,
+    stack: Tensor,
+    n_clean: int,
+    n_probes: int,
+    enter: Callable[[Noise, Tensor, Tensor], StackStep],
+    generator: torch.Generator | None,
+) -> tuple[Tensor, list[StackBack]]:
+    """The stack at the output, and the ways back; `enter` lets noise with random signs in.
+
+    The first `n_clean` of the stack are activations, the others tangents of the first.
+    """
+    tape: list[StackBack] = []
+    for index, layer in enumerate(network.layers):
+        noise = network.noise.get(index)
+        if noise is not None:
+            signs = random_signs((n_probes, *stack.shape[1:]), stack, generator)
+            stack, back = enter(noise, stack, signs)
+            if index > 0:  # no derivatives of the data themselves
+                tape.append(back)
+        if isinstance(layer, nn.Linear):
+            stack, back = _stacked_affine(layer, stack, index == 0, n_clean)
+        elif isinstance(layer, nn.ReLU) and len(stack) == n_clean:
+            stack, back = _rectify(stack)
+        else:
+            stack, back = _stacked_activation(layer, stack, n_clean)
+        tape.append(back)
+    return stack, tape
+
+
+def _backward(tape: list[StackBack], grad: Tensor) -> None:
     pulled: Tensor | None = grad
     for back in reversed(tape):
         pulled = back(cast("Tensor", pulled))
-    return loss, penalty
 
 
 def _head(
@@ -296,8 +304,7 @@ def _rectify(stack: Tensor) -> StackStep:
     return out, lambda grad: torch.ops.aten.threshold_backward(grad, out, 0)
 
 
-def _stacked_activation(layer: nn.Module, stack: Tensor, n_clean: int = 1) -> StackStep:
-    """The first `n_clean` of the stack are activations, the others tangents of the first."""
+def _stacked_activation(layer: nn.Module, stack: Tensor, n_clean: int) -> StackStep:
     z, jacobian = linearize(layer, stack[:n_clean])
     if isinstance(jacobian, Identity):
         return stack, lambda grad: grad
@@ -315,8 +322,7 @@ def _stacked_activation(layer: nn.Module, stack: Tensor, n_clean: int = 1) -> St
     return torch.cat([z, tangents * slope]) if len(tangents) else z, back
 
 
-def _stacked_affine(layer: nn.Linear, stack: Tensor, first: bool, n_clean: int = 1) -> StackStep:
-    """The first `n_clean` of the stack are activations, the others tangents."""
+def _stacked_affine(layer: nn.Linear, stack: Tensor, first: bool, n_clean: int) -> StackStep:
     weight, rows = layer.weight, stack.flatten(0, 1)
     n_rows = n_clean * stack.shape[1]
     bias = layer.bias if n_rows == len(rows) else None
