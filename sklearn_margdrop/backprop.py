@@ -429,10 +429,14 @@ def _output(
 
 
 def _accumulate(layer: nn.Linear, to_weight: Tensor, to_output: Tensor) -> None:
+    accumulate(layer, to_weight, None if layer.bias is None else to_output.sum(0))
+
+
+def accumulate(layer: nn.Linear, to_weight: Tensor, to_bias: Tensor | None) -> None:
     """Add to the gradients of a layer's parameters, except those that are frozen."""
     parts = [(layer.weight, to_weight)]
-    if layer.bias is not None:
-        parts.append((layer.bias, to_output.sum(0)))
+    if layer.bias is not None and to_bias is not None:
+        parts.append((layer.bias, to_bias))
     for parameter, part in parts:
         if not parameter.requires_grad:
             continue

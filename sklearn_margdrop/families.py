@@ -9,13 +9,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sklearn_margdrop.family import FAMILIES, Back, Family
+from sklearn_margdrop.family import FAMILIES, Back, Family, Weights
 from sklearn_margdrop.layers import NoisyInput
+from sklearn_margdrop.numerics.memory import blocks
 from sklearn_margdrop.numerics.products import matmul
-from sklearn_margdrop.numerics.quadrature import logsumexp_gap, softplus, softplus_gap
+from sklearn_margdrop.numerics.pushed import PushedNoise
+from sklearn_margdrop.numerics.quadrature import (
+    logsumexp_gap,
+    logsumexp_gap_vjp,
+    softplus,
+    softplus_gap,
+    softplus_gap_vjp,
+)
 from sklearn_margdrop.numerics.sparse import Matrix, SparseMatrix
 from sklearn_margdrop.numerics.spread import (
+    Prediction,
+    PushedPrediction,
+    Spread,
     centred_over_classes,
+    spread_of_sparse,
     spread_over_classes,
     top_and_rest,
 )
@@ -32,6 +44,45 @@ class _Separate(Family):
     @abstractmethod
     def curvature_slope(self, eta: Tensor) -> Tensor | None:
         """Derivative of :meth:`curvature`, elementwise; None where it is zero everywhere."""
+
+    def gap_vjp(self, eta: Tensor, variance: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The expected rise of A for each output by itself, and its derivatives by both.
+
+        The derivative by eta is None where it is zero everywhere. Families whose
+        :meth:`jensen_gap` depends on the noise through the variances alone define this.
+        """
+        raise NotImplementedError
+
+    def half_curvature(self, eta: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Half of :meth:`curvature`, and its derivative; None where it is zero everywhere."""
+        slope = self.curvature_slope(eta)
+        return 0.5 * self.curvature(eta), None if slope is None else 0.5 * slope
+
+    def has_terms_vjp(self, whole: bool) -> bool:
+        return not whole or type(self).gap_vjp is not _Separate.gap_vjp
+
+    def terms_vjp(
+        self, eta: Tensor, y: Tensor, noise: PushedNoise | None, weights: Weights, whole: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        of_loss, of_penalty = weights
+        labeled = eta[: len(y)]
+        loss = self.loss(labeled, y).dot(of_loss)
+        to_eta = self.residual(self.mean(labeled), y).mul_(of_loss.unsqueeze(-1))
+        if len(y) < len(eta):
+            to_eta = torch.cat([to_eta, torch.zeros_like(eta[len(y) :])])
+        if noise is None:
+            return loss, torch.zeros_like(loss), to_eta, None
+        variance, grad = noise.variances().expand_as(eta), of_penalty.unsqueeze(-1)
+        if whole:
+            values, by_eta, by_variance = self.gap_vjp(eta, variance)
+        else:
+            by_variance, slope = self.half_curvature(eta)
+            values = by_variance * variance
+            by_eta = None if slope is None else slope.mul_(variance)
+        if by_eta is not None:
+            to_eta.addcmul_(by_eta, grad)
+        to_weight = noise.to_squares(by_variance * grad).mul_(noise.weight).mul_(2)
+        return loss, values.sum(-1).dot(of_penalty), to_eta, to_weight
 
     def second_order_vjp(
         self, eta: Tensor, mean: Tensor, tangent: Tensor
@@ -105,6 +156,9 @@ class Normal(_Separate):
     def jensen_gap(self, eta: Tensor, noise: NoisyInput) -> Tensor:
         return 0.5 * noise.output_variance().expand_as(eta).sum(-1)
 
+    def gap_vjp(self, eta: Tensor, variance: Tensor) -> tuple[Tensor, None, Tensor]:
+        return 0.5 * variance, None, torch.full_like(variance, 0.5)
+
 
 class Bernoulli(_Separate):
     """Bernoulli with log-odds eta: the log loss of two classes, `y` in {0, 1}.
@@ -135,6 +189,11 @@ class Bernoulli(_Separate):
     def curvature_slope(self, eta: Tensor) -> Tensor:
         return self.curvature(eta) * (-eta / 2).tanh()
 
+    def half_curvature(self, eta: Tensor) -> tuple[Tensor, Tensor]:
+        mean, other = eta.sigmoid(), eta.neg().sigmoid_()
+        half = 0.5 * mean * other
+        return half, other.sub_(mean).mul_(half)
+
     def curvature_root(self, eta: Tensor) -> Tensor:
         # The product of the two means underflows, and its root loses its gradient, long
         # before either factor does.
@@ -146,6 +205,9 @@ class Bernoulli(_Separate):
 
     def jensen_gap(self, eta: Tensor, noise: NoisyInput) -> Tensor:
         return softplus_gap(eta, noise.output_variance().expand_as(eta)).sum(-1)
+
+    def gap_vjp(self, eta: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return softplus_gap_vjp(eta, variance)
 
 
 class Poisson(_Separate):
@@ -273,7 +335,7 @@ class Categorical(Family):
     def curvature_trace(self, eta: Tensor, variance: Matrix, weight: Tensor) -> Tensor:
         at, weight = top_and_rest(eta), centred_over_classes(weight)
         if isinstance(variance, SparseMatrix):
-            _, spread = variance.spread(weight, at.top, at.others, at.left)
+            _, spread = spread_of_sparse(eta, variance, weight)
         else:
             spread = spread_over_classes(at, variance, weight)
         return at.left * spread
@@ -317,6 +379,80 @@ class Categorical(Family):
 
         return value, back
 
+    def noise_weight(self, weight: Tensor) -> Tensor:
+        return centred_over_classes(weight)
+
+    def has_terms_vjp(self, whole: bool) -> bool:
+        return True
+
+    def terms_vjp(
+        self, eta: Tensor, y: Tensor, noise: PushedNoise | None, weights: Weights, whole: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        of_loss, of_penalty = weights
+        at = Prediction.of(eta)
+        y, of_loss = y.unsqueeze(-1), of_loss.unsqueeze(-1)
+        below = at.excess.unsqueeze(-1) + eta.gather(-1, at.top)
+        loss = (below[: len(y)] - eta[: len(y)].gather(-1, y)).mul_(of_loss).sum()
+        to_eta = torch.zeros_like(eta)
+        to_eta[: len(y)] = at.probability[: len(y)] * of_loss
+        to_eta[: len(y)].scatter_add_(-1, y, -of_loss)
+        if noise is None:
+            return loss, torch.zeros_like(loss), to_eta, None
+        pushed = PushedPrediction(at, noise)
+        differentiate = self._expectation_vjp if whole else self._second_order_vjp
+        spread = pushed.spread
+        cut = blocks(len(eta), 4 * eta.shape[-1], in_cache=eta.device.type == "cpu")
+        cut = cut or [slice(0, 0)]
+        found = [differentiate(eta[rows], spread.rows(rows), of_penalty[rows]) for rows in cut]
+        values, by_penalty, *parts = (
+            each[0] if len(cut) == 1 else torch.cat(each) for each in zip(*found, strict=True)
+        )
+        to_eta += by_penalty
+        return loss, values.dot(of_penalty), to_eta, pushed.to_weight(*parts)
+
+    def _second_order_vjp(
+        self, eta: Tensor, spread: Spread, grad: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """1/2 of the spread, and what :meth:`Spread.back` returns."""
+        left, each = spread.at.left, spread.values()
+        values = 0.5 * left * each
+        by_rest = grad * values * (1 - left)
+        return values, *spread.back(each, 0.5 * grad * left, None, by_rest.unsqueeze(-1))
+
+    def _expectation_vjp(
+        self, eta: Tensor, spread: Spread, grad: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """:meth:`jensen_gap`, step by step, and what :meth:`Spread.back` returns."""
+        top, others, left, o, _ = spread.at
+        left, grad = left.unsqueeze(-1), grad.unsqueeze(-1)
+        separate, each = spread.separate, spread.values()
+        # The curvature of each logit, per unit of what is left to the other classes.
+        curvature = (others * (1 - o)).scatter_(-1, top, 1 - left)
+        independent = (curvature * separate).sum(-1, keepdim=True)
+        inverse = 1 / (independent + math.sqrt(torch.finfo(eta.dtype).tiny))
+        scale = each.unsqueeze(-1) * inverse
+        is_free = scale < 2.0
+        scale = scale.clamp_max_(2.0)
+        variance = scale * separate
+        share = variance / (variance + _SMALL_VARIANCE)
+        small = (0.5 * _SMALL_VARIANCE) * share
+        values, to_eta, by_large = logsumexp_gap_vjp(eta, variance.mul_(share))
+        values = values.addcmul_((curvature * small).sum(-1), spread.at.left)
+        by_variance = by_large.mul_(share).mul_(2 - share)
+        by_variance.addcmul_(curvature * (0.5 * left), (1 - share).square_())
+        by_variance *= grad
+        by_scale = (by_variance * separate).sum(-1, keepdim=True).mul_(is_free)
+        by_spread = by_scale * inverse
+        by_independent = -by_spread * scale
+        by_curvature = small.mul_(grad * left).addcmul_(separate, by_independent)
+        by_rest = by_curvature.mul_(1 - 2 * o)
+        total = (by_rest * o).sum(-1, keepdim=True)
+        by_rest -= total.addcmul_(by_independent * independent, 1 - left)
+        to_separate = by_variance.mul_(scale).addcmul_(curvature, by_independent)
+        found = spread.back(each, by_spread.squeeze(-1), to_separate, by_rest)
+        found[0].addcmul_(to_eta, grad)
+        return values, *found
+
     def jensen_gap(self, eta: Tensor, noise: NoisyInput) -> Tensor:
         """E A(eta~) - A(eta), with the logits treated as independent gaussians.
 
@@ -326,7 +462,7 @@ class Categorical(Family):
         """
         at, weight = top_and_rest(eta), centred_over_classes(noise.weight)
         if isinstance(noise.variance, SparseMatrix):
-            variance, spread = noise.variance.spread(weight, at.top, at.others, at.left)
+            variance, spread = spread_of_sparse(eta, noise.variance, weight)
         else:
             variance = noise.output_variance(weight).expand_as(eta)
             spread = spread_over_classes(at, noise.variance, weight, variance)

@@ -17,11 +17,15 @@ import torch
 from torch import Tensor
 
 from sklearn_margdrop.layers import NoisyInput
+from sklearn_margdrop.numerics.pushed import PushedNoise
 from sklearn_margdrop.numerics.quadrature import gauss_hermite
 from sklearn_margdrop.numerics.sparse import Matrix
 
 #: Takes derivatives back through :meth:`Family.curvature_trace`.
 Back: TypeAlias = Callable[..., tuple[Tensor | None, Tensor | None, Tensor]]
+
+#: Those of the rows in the loss and in the penalty.
+Weights: TypeAlias = tuple[Tensor, Tensor]
 
 FAMILIES: dict[str, type[Family]] = {}
 
@@ -147,6 +151,44 @@ class Family(ABC):
             return by_eta, by_variance, by_weight
 
         return value.detach(), back
+
+    def has_terms_vjp(self, whole: bool) -> bool:
+        """Whether there is :meth:`terms_vjp`, for the expectation itself if `whole`."""
+        return False
+
+    def terms_vjp(
+        self, eta: Tensor, y: Tensor, noise: PushedNoise | None, weights: Weights, whole: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Loss and penalty of a model without hidden layers, and their derivatives.
+
+        :mod:`~sklearn_margdrop.single_layer` computes one by it.
+
+        Parameters
+        ----------
+        eta : Tensor of shape (n_samples, K)
+        y : Tensor of shape (n_labeled,) or (n_labeled, K)
+            The targets of the first rows.
+        noise : PushedNoise or None
+            That at the input, with :meth:`noise_weight` of the layer.
+        weights : tuple of Tensor of shape (n_labeled,) and (n_samples,)
+            Those of the rows in the loss and in the penalty.
+        whole : bool
+            Whether the penalty is the expectation itself, :meth:`jensen_gap`, or its second
+            order.
+
+        Returns
+        -------
+        loss, penalty : Tensor
+            Weighted sums.
+        to_eta : Tensor of shape (n_samples, K)
+        to_weight : Tensor of shape (K, width) or None
+            Through the noise.
+        """
+        raise NotImplementedError
+
+    def noise_weight(self, weight: Tensor) -> Tensor:
+        """The part of weights of shape (K, width) that matters to the penalty; a projection."""
+        return weight
 
     def second_order(self, eta: Tensor, tangent: Tensor) -> Tensor:
         """1/2 t' A''(eta) t for a displacement t of `eta`, both of shape (..., n_samples, K).

@@ -49,6 +49,8 @@ class Method(NamedTuple):
     second_order : callable, default=quadratic
         The penalty to second order, which is linear in the variances of the noise and so has a
         part for each unit.
+    is_whole : bool, default=False
+        Whether `penalty` is the expectation itself, rather than its second order.
     has_backprop : callable, default=never
         Whether :func:`~sklearn_margdrop.backprop.backpropagate` has the gradient, for a network.
 
@@ -66,6 +68,7 @@ class Method(NamedTuple):
     needs_probes: Callable[[NoisyNetwork], bool] = lambda network: False
     is_sweep: bool = False
     second_order: Callable[..., Tensor] = quadratic
+    is_whole: bool = False
     has_backprop: Callable[[NoisyNetwork], bool] = lambda network: False
 
     @property
@@ -100,6 +103,7 @@ NETWORK_METHODS = {
         needs_probes=lambda network: len(network.linears) > 1 and bool(network.noise),
         # Variances are pushed through layer by layer.
         second_order=diagonal,
+        is_whole=True,
         has_backprop=lambda network: not network.noise,  # without any penalty
     ),
     "sampling": Method("the noise is drawn in each step: ordinary dropout", None),

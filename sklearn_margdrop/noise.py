@@ -203,7 +203,7 @@ class Dropout(Noise):
 
     def variance(self, z: Tensor) -> Tensor:
         q = self.strength
-        return (z * z).mul_((1 - q) / q)
+        return torch.addcmul(z.new_zeros(()), z, z, value=(1 - q) / q)
 
     def variance_slope(self, z: Tensor) -> Tensor:
         q = self.strength

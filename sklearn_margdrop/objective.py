@@ -17,6 +17,7 @@ from sklearn_margdrop.networks import NoisyNetwork, apply_elementwise
 from sklearn_margdrop.numerics.memory import blocks, slice_length
 from sklearn_margdrop.numerics.sparse import Matrix, SparseMatrix, sums_about
 from sklearn_margdrop.penalties import pulled_width
+from sklearn_margdrop.single_layer import backpropagate_layer, is_single_layer
 from sklearn_margdrop.weighting import WeightedRows
 
 
@@ -111,6 +112,10 @@ class Objective(nn.Module):
         """
         method = METHODS[self.method]
         noises_loss = _noises_loss(method, rows)
+        if not method.is_sampled and is_single_layer(network, self.family, method.is_whole):
+            whole = method.is_whole
+            loss, penalty = backpropagate_layer(network, self.family, rows.part(*part), whole)
+            return self.with_l2(network, loss, penalty, part)
         sums = []
         for each in self._slices(method, network, rows.part(*part)):
             backprop = self._backprop(method, network, noises_loss, generator)

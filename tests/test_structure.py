@@ -28,6 +28,7 @@ FLOORS = {
     "backprop": 3,
     "weighting": 3,
     "methods": 4,
+    "single_layer": 4,
     "objective": 5,
     "training": 6,
     "distributed": 7,

@@ -67,7 +67,7 @@ class Labels(Target):
                 "A classifier needs samples of at least 2 classes; there is only one class: "
                 f"{found[0]}."
             )
-        unseen = np.setdiff1d(seen, found)
+        unseen = seen[:0] if named is None else np.setdiff1d(seen, found)
         if len(unseen):
             raise ValueError(
                 f"y contains labels {unseen!r} that are not in classes {found!r}; name all of "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias, TypeVar
@@ -74,10 +75,14 @@ def compressed(
 
 
 class CPUKernel:
-    """Products by scipy, whose kernels release the interpreter's lock, in several threads."""
+    """Products by scipy, whose kernels release the interpreter's lock, in several threads.
+
+    Torch multiplies with several columns at once, where it does that by MKL: twice as fast.
+    """
 
     def __init__(self, matrices: Sequence[CSR], factor: float, device: torch.device) -> None:
         self.factor = factor
+        self.matrices = matrices
         self.n_rows = sum(m.shape[0] for m in matrices)
         n_threads = torch.get_num_threads()
         nnz = sum(m.nnz for m in matrices)
@@ -91,14 +96,26 @@ class CPUKernel:
             (rows, compressed(csc_array, m.data, m.indices, m.indptr, m.shape[::-1]))
             for rows, m in blocks
         ]
-        self._pool = ThreadPoolExecutor(n_threads) if len(self.blocks) > 1 else None
+        self.pool = ThreadPoolExecutor(n_threads) if len(self.blocks) > 1 else None
+
+    @functools.cached_property
+    def _by_torch(self) -> list[Tensor] | None:
+        """The matrices as tensors that share their memory, if torch can multiply them fast."""
+        suits = torch.backends.mkl.is_available() and all(
+            m.nnz > 0 and m.indices.dtype == m.indptr.dtype == np.int32 for m in self.matrices
+        )
+        return [as_torch(m) for m in self.matrices] if suits else None
 
     def _map(self, function: Callable[[Block], T], blocks: list[Block]) -> Iterator[T]:
-        if self._pool is None or len(blocks) == 1:
+        if self.pool is None or len(blocks) == 1:
             return map(function, blocks)
-        return self._pool.map(function, blocks)
+        return self.pool.map(function, blocks)
 
     def matmul(self, weight: Tensor) -> Tensor:
+        if weight.shape[1] > 1 and self._by_torch is not None:
+            weight = weight.detach().contiguous()
+            parts = [x @ weight for x in self._by_torch]
+            return self._scaled(parts[0] if len(parts) == 1 else torch.cat(parts))
         w = _as_numpy(weight)
         out = np.empty((self.n_rows, *w.shape[1:]), dtype=w.dtype)
 
@@ -131,8 +148,9 @@ class GPUKernel:
     """Products by torch, with a matrix and its transpose on the device."""
 
     def __init__(self, matrices: Sequence[CSR], factor: float, device: torch.device) -> None:
-        scaled = (with_data(m, m.data * factor) for m in matrices)
-        self.pairs = [(_as_torch(x, device), _as_torch(csr_array(x.T), device)) for x in scaled]
+        scaled = [with_data(m, m.data * factor).copy() for m in matrices]
+        pairs = ((x, csr_array(x.T)) for x in scaled)
+        self.pairs = [(as_torch(x).to(device), as_torch(xt).to(device)) for x, xt in pairs]
 
     def matmul(self, weight: Tensor) -> Tensor:
         return torch.cat([x @ weight for x, _ in self.pairs])
@@ -150,10 +168,20 @@ def _as_numpy(tensor: Tensor) -> np.ndarray:
     return array[:, 0] if array.shape[1] == 1 else np.ascontiguousarray(array)
 
 
-def _as_torch(matrix: csr_array, device: torch.device | str) -> Tensor:
-    arrays = (matrix.indptr, matrix.indices, matrix.data)
-    parts = (torch.from_numpy(np.array(each)).to(device) for each in arrays)
-    indptr, indices, data = parts
-    return torch.sparse_csr_tensor(
-        indptr, indices, data, matrix.shape, device=device, check_invariants=False
-    )
+def as_torch(matrix: CSR) -> Tensor:
+    """A tensor with the memory of a CSR matrix, which is not to be written to."""
+    indptr, indices, data = map(to_read, (matrix.indptr, matrix.indices, matrix.data))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support")  # that it is in beta
+        return torch.sparse_csr_tensor(
+            indptr, indices, data, matrix.shape, device="cpu", check_invariants=False
+        )
+
+
+def to_read(array: np.ndarray) -> Tensor:
+    """A tensor with the memory of an array, which is not to be written to."""
+    if array.flags.writeable:
+        return torch.from_numpy(array)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)

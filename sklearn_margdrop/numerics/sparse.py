@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from sklearn_margdrop.numerics.csr import (
@@ -24,8 +25,11 @@ from sklearn_margdrop.numerics.csr import (
     cut,
     row_blocks,
     rows_of,
+    to_read,
     with_data,
 )
+from sklearn_margdrop.numerics.memory import blocks
+from sklearn_margdrop.numerics.torch_private import dots_of_rows, has_dots_of_rows
 
 #: Elements that a pass over the non-zeros holds at a time.
 _BLOCK_ELEMENTS = 2**18
@@ -119,7 +123,7 @@ class SparseMatrix:
             if at_zero == 0:
                 self._mapped[function] = (
                     SparseMatrix(self.matrices, self.device, float(at_one))
-                    if self._is_binary()
+                    if self.factor == 1 and self._is_binary
                     else self._applied(function)
                 )
             elif at_zero == at_one:
@@ -141,15 +145,10 @@ class SparseMatrix:
         ]
         return SparseMatrix(matrices, self.device)
 
-    def with_values(self, values: Tensor) -> SparseMatrix:
-        """The matrix with other stored `values`, of shape (n_stored,), row by row."""
-        ends = np.cumsum([m.nnz for m in self.matrices])[:-1]
-        parts = zip(self.matrices, np.split(values.cpu().numpy(), ends), strict=True)
-        return SparseMatrix([with_data(m, part) for m, part in parts], self.device)
-
+    @functools.cached_property
     def _is_binary(self) -> bool:
         # All ones, as in a bag of words: functions of the values are then one number.
-        return self.factor == 1 and all((m.data == 1).all() for m in self.matrices)
+        return all((m.data == 1).all() for m in self.matrices)
 
     def sum_over_values(self, function: PairMap, weight: Tensor) -> Tensor:
         """Sums of ``function(x_ij, w_kj)`` over the stored values of each row i.
@@ -167,31 +166,58 @@ class SparseMatrix:
         sums: Tensor = _SumOverValues.apply(self, function, weight)
         return sums
 
-    def spread(
-        self, weight: Tensor, top: Tensor, others: Tensor, left: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Sums over j of x_ij w_kj^2, and of x_ij times a variance of w_kj over the classes k.
-
-        That is the variance for the probability 1 - l_i of one class and l_i r_ik of the others,
-        over l_i.
+    def times_dots(self, a: Tensor, b: Tensor) -> SparseMatrix:
+        """The matrix with each value x_ij times the dot product of a_i and b_j.
 
         Parameters
         ----------
-        weight : Tensor of shape (K, n_features)
-        top : Tensor of shape (n_samples, 1)
-            The index of the one class.
-        others : Tensor of shape (n_samples, K)
-            r; they add up to one and are zero at `top`.
-        left : Tensor of shape (n_samples,)
-            l.
+        a : Tensor of shape (n_samples, K)
+        b : Tensor of shape (n_features, K)
 
         Returns
         -------
-        squares : Tensor of shape (n_samples, K)
-        spread : Tensor of shape (n_samples,)
+        SparseMatrix
+            It shares the places of the values.
         """
-        squares, spread = _Spread.apply(self, weight, top, others, left)
-        return squares, spread
+        matrices = []
+        for matrix, dots in zip(self.matrices, self._dots(a, b.contiguous()), strict=True):
+            values = dots.cpu().numpy()
+            if not self._is_binary:
+                values *= matrix.data
+            matrices.append(with_data(matrix, values))
+        product = SparseMatrix(matrices, self.device, self.factor)
+        if isinstance(product._kernel, CPUKernel) and isinstance(self._kernel, CPUKernel):
+            product._kernel.pool = self._kernel.pool  # rather than threads of its own
+        return product
+
+    def _dots(self, a: Tensor, b: Tensor) -> Iterator[Tensor]:
+        """Those of times_dots, for each of the matrices."""
+        by_torch = self.device.type == "cpu" and has_dots_of_rows()
+        for matrix, part in zip(
+            self.matrices, a.split([m.shape[0] for m in self.matrices]), strict=True
+        ):
+            kind = matrix.indices.dtype
+            rows = np.repeat(np.arange(matrix.shape[0], dtype=kind), np.diff(matrix.indptr))
+            starts = matrix.indptr[:-1].astype(kind)
+            row, column, start = (
+                to_read(each).to(self.device) for each in (rows, matrix.indices, starts)
+            )
+            if by_torch:
+                yield dots_of_rows(part.contiguous(), b, row, column, start)
+                continue
+            cut = blocks(len(row), b.shape[1], in_cache=self.device.type == "cpu")
+            dots = ((part[row[at]] * b[column[at]]).sum(-1) for at in cut)
+            yield torch.cat([*dots, part.new_zeros(0)])
+
+    def rows(self, index: Tensor) -> SparseMatrix:
+        """The rows at `index`, which has to be sorted."""
+        index = index.cpu()
+        matrices, offset = [], 0
+        for m in self.matrices:
+            inside = index[(index >= offset) & (index < offset + m.shape[0])]
+            matrices.append(csr_array(m[inside.numpy() - offset]))
+            offset += m.shape[0]
+        return SparseMatrix(matrices, self.device, self.factor)
 
     def sums_about(self, centre: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Sums over i of weight_ik times x_ij - c_j and times its square, not differentiated.
@@ -309,58 +335,6 @@ class _SumOverValues(torch.autograd.Function):
             (part,) = torch.autograd.grad(terms, w, grad[row])
             total.index_add_(0, column, part)
         return None, None, total.mT
-
-
-class _Spread(torch.autograd.Function):
-    """One pass over the values; the rest is products of sparse matrices.
-
-    With r the probabilities of the other classes, l those of all of them together, and d = sum_k
-    r_k (w_k - w_top), the variance over l is sum_k r_k (w_k - w_top)^2 - l d^2. Nothing cancels
-    there: d^2 is at most the sum, and l is small for a confident prediction.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, matrix: SparseMatrix, weight: Tensor, top: Tensor, others: Tensor, left: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        columns = weight.mT.contiguous()
-        squares = matrix._kernel.matmul(columns.square())
-        means, aways = [], []
-        spread, by_left, cross = (matrix.new_zeros(len(matrix)) for _ in range(3))
-        for value, column, row in matrix.value_blocks(len(weight)):
-            value, w = value[:, 0], columns[column]
-            of_top = w.gather(1, top[row])
-            w -= of_top
-            weighted = w * others[row]
-            away, of_top = weighted.sum(-1), of_top[:, 0]
-            square = weighted.mul_(w).sum(-1)
-            scaled = left[row] * away
-            pushed = value * away
-            spread.index_add_(0, row, value * (square - scaled * away))
-            by_left.index_add_(0, row, pushed * away)
-            cross.index_add_(0, row, pushed * of_top)
-            means.append(value * (of_top + scaled))
-            aways.append(pushed)
-        ctx.matrix = matrix
-        ctx.means, ctx.aways = (matrix.with_values(torch.cat(each)) for each in (means, aways))
-        ctx.save_for_backward(columns, top, others, left, squares, by_left, cross)
-        return squares, spread
-
-    @staticmethod
-    def backward(
-        ctx: Any, grad_squares: Tensor, grad: Tensor
-    ) -> tuple[None, Tensor, None, Tensor, Tensor]:
-        columns, top, others, left, squares, by_left, cross = ctx.saved_tensors
-        grad, left = grad.unsqueeze(-1), left.unsqueeze(-1)
-        by_others = squares - 2 * ctx.means._kernel.matmul(columns)
-        by_others += squares.gather(1, top) + 2 * left * cross.unsqueeze(-1)
-        shares = grad * others
-        of_top = torch.zeros_like(shares).scatter_(1, top, grad * (1 - left))
-        by_columns = columns * (ctx.matrix.mT @ (grad_squares + shares))
-        by_columns -= ctx.means.mT @ shares
-        by_columns -= ctx.aways.mT @ of_top
-        by_others = (grad * by_others).scatter_(1, top, 0.0)
-        return None, 2 * by_columns.mT, None, by_others, -grad[:, 0] * by_left
 
 
 def sums_about(x: Matrix, centre: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

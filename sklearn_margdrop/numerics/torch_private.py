@@ -49,6 +49,29 @@ def has_onednn_linear() -> bool:
     return products == [[[[1, 4, 8], [3, 8, 12]]], [[[1, 4, 3], [3, 8, 7]]]]
 
 
+def dots_of_rows(a: Tensor, b: Tensor, of_a: Tensor, of_b: Tensor, starts: Tensor) -> Tensor:
+    """``(a[of_a] * b[of_b]).sum(-1)`` for sorted `of_a`, whose values begin at `starts`.
+
+    It is a part of the derivative of embeddings, and needs :func:`has_dots_of_rows`.
+    """
+    out: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        a, b, of_b, starts, of_a, 0
+    )
+    return out
+
+
+@_holds
+def has_dots_of_rows() -> bool:
+    """Whether :func:`dots_of_rows` computes these."""
+    a, b = torch.arange(6, dtype=torch.float64, device="cpu").view(2, 3, 1).expand(2, 3, 2)
+    of_a, of_b, starts = (
+        torch.tensor(each, dtype=torch.int32, device="cpu")
+        for each in ([0, 0, 2], [2, 1, 0], [0, 2, 2])
+    )
+    found = dots_of_rows(a.contiguous(), b.contiguous(), of_a, of_b, starts)
+    return bool(found.tolist() == [0.0, 0.0, 12.0])
+
+
 def is_transformed() -> bool:
     """Whether a compiler or a function transform of ``torch.func`` traces what is computed.
 

@@ -372,10 +372,12 @@ class MarginalizedNet(PredictingNet):
                 is_finite &= self.criterion_.family.mean(eta).isfinite().all()
                 step["y_pred"] = self.in_units(eta)
             self.notify("on_batch_end", batch=seen, training=True, **step)
+        # Such an optimiser makes no step to where the objective is not finite.
         if not self.optimizer_.takes_closure:
             drop_next_to_nothing(self.optimizer_)
-        is_finite = (is_finite & self._is_finite()).to(sums.dtype)
-        loss, penalty, l2, finite = torch.cat([sums / n_rows, is_finite[None]]).tolist()
+            is_finite &= self._is_finite()
+        finite_sums = torch.cat([sums / n_rows, is_finite.to(sums.dtype)[None]])
+        loss, penalty, l2, finite = finite_sums.tolist()
         if not finite:
             return EpochMeans(math.inf, math.inf)
         return EpochMeans(loss + penalty + l2, penalty)

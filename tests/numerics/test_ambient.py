@@ -33,7 +33,7 @@ from sklearn_margdrop.methods import METHODS
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import Dropout
 from sklearn_margdrop.numerics.ambient import neutral, neutral_steps
-from sklearn_margdrop.numerics.csr import _as_torch
+from sklearn_margdrop.numerics.csr import as_torch
 from sklearn_margdrop.numerics.sparse import SparseMatrix
 from sklearn_margdrop.objective import Objective
 from sklearn_margdrop.training.batches import Batches, Features, Rows
@@ -541,7 +541,7 @@ def test_rows_under_a_default_device():
         return [(b.x.tolist(), b.y.tolist()) for b in Batches(rows, 20, True, generator)]
 
     def product():
-        return (_as_torch(sp.csr_array(X), "cpu") @ torch.from_numpy(X.T)).tolist()
+        return (as_torch(sp.csr_array(X)) @ torch.from_numpy(X.T)).tolist()
 
     expected = batches(), product()
     with torch.device("meta"):

@@ -153,34 +153,46 @@ def test_sums_over_values_and_their_gradients(small_blocks, device):
     x = dense_matrix().abs().to(device)
     matrix = SparseMatrix([sp.csr_array(x.cpu().numpy())], device, factor=2.0)
 
-    top = (torch.arange(SHAPE[0], device=device) % 3)[:, None]
-    is_top = torch.arange(3, device=device) == top
+    def dense(w):
+        return torch.sin(2 * x[:, None] * w).sum(-1)
 
-    def dense(w, others, left):
-        o = torch.where(is_top, 1 - left[:, None], left[:, None] * others)
-        mean = (o[:, :, None] * w).sum(1, keepdim=True)
-        variance = (2 * x * (o[:, :, None] * (w - mean) ** 2).sum(1)).sum(-1)
-        squares = 2 * x @ w.square().mT
-        return torch.sin(2 * x[:, None] * w).sum(-1), squares, variance / left
-
-    def sparse(w, others, left):
-        sums = matrix.sum_over_values(lambda value, w: torch.sin(value * w), w)
-        return sums, *matrix.spread(w, top, others, left)
+    def sparse(w):
+        return matrix.sum_over_values(lambda value, w: torch.sin(value * w), w)
 
     results = []
     for compute in (dense, sparse):
         w = randn(3, SHAPE[1], seed=1).to(device).requires_grad_()
-        logits = randn(SHAPE[0], 3, seed=2).to(device).requires_grad_()
-        margin = randn(SHAPE[0], seed=6).to(device).requires_grad_()
-        others = logits.masked_fill(is_top, -torch.inf).softmax(-1)
-        sums, squares, spreads = compute(w, others, margin.sigmoid())
-        total = (sums * randn(SHAPE[0], 3, seed=3).to(device)).sum()
-        total = total + (squares * randn(SHAPE[0], 3, seed=5).to(device)).sum()
-        (total + (spreads * randn(SHAPE[0], seed=4).to(device)).sum()).backward()
-        values = [each.detach() for each in (sums, squares, spreads)]
-        results.append((*values, w.grad, logits.grad, margin.grad))
+        sums = compute(w)
+        (sums * randn(SHAPE[0], 3, seed=3).to(device)).sum().backward()
+        results.append((sums.detach(), w.grad))
     for by_hand, found in zip(*results, strict=True):
         torch.testing.assert_close(found, by_hand, **EXACT)
+
+
+@devices
+@pytest.mark.parametrize("by_torch", [True, False])
+@pytest.mark.parametrize("index_dtype", [np.int32, np.int64])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_values_times_dot_products(
+    small_blocks, device, by_torch, index_dtype, dtype, monkeypatch
+):
+    monkeypatch.setattr(sparse, "has_dots_of_rows", lambda: by_torch)
+    x = dense_matrix().numpy().astype(dtype)
+    parts = [sp.csr_array(x[:11]), sp.csr_array(x[11:])]
+    for part in parts:
+        part.indices, part.indptr = (
+            each.astype(index_dtype) for each in (part.indices, part.indptr)
+        )
+        part.indices.flags.writeable = False
+    matrix = SparseMatrix(parts, device, factor=2.0)
+    a, b = randn(SHAPE[0], 3).to(matrix.dtype), randn(SHAPE[1], 3, seed=1).to(matrix.dtype)
+    found = matrix.times_dots(a.to(device), b.to(device))
+    eye = torch.eye(SHAPE[1], dtype=matrix.dtype, device=device)
+    expected = 2 * torch.from_numpy(x) * (a @ b.mT)
+    torch.testing.assert_close((found @ eye).cpu(), expected, rtol=1e-5, atol=1e-6)
+    index = torch.tensor([0, 3, 10, 11, 29])
+    chosen = matrix.rows(index.to(device)) @ eye
+    torch.testing.assert_close(chosen, (matrix @ eye)[index])
 
 
 def test_duplicates_are_found_wherever_they_are():

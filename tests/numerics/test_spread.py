@@ -5,6 +5,7 @@ import torch
 from oracles import randn
 
 from sklearn_margdrop.numerics.spread import (
+    Prediction,
     centred_over_classes,
     spread_over_classes,
     top_and_rest,
@@ -33,6 +34,15 @@ def test_a_prediction_in_parts():
     torch.testing.assert_close(left, 1 - probability.amax(-1))
     whole = (left[:, None] * others).scatter(-1, top, (1 - left)[:, None])
     torch.testing.assert_close(whole, probability)
+
+
+@pytest.mark.parametrize("scale", [1, 30])
+def test_the_parts_by_hand_are_the_same(scale):
+    eta = scale * randn(7, 4)
+    found, expected = Prediction.of(eta), top_and_rest(eta)
+    torch.testing.assert_close(found[:3], tuple(expected), rtol=1e-12, atol=0)
+    torch.testing.assert_close(found.probability, eta.softmax(-1))
+    torch.testing.assert_close(found.excess, eta.logsumexp(-1) - eta.amax(-1))
 
 
 def test_a_sure_prediction_leaves_more_than_rounding():

@@ -14,12 +14,14 @@ from sklearn_margdrop.penalties import quadratic
 
 CHECKS = {
     "_linear_pointwise": torch_private.has_onednn_linear,
+    "_embedding_bag_per_sample_weights_backward": torch_private.has_dots_of_rows,
     "_are_functorch_transforms_active": torch_private._tells_transforms,
     "_len_torch_function_stack": torch_private._tells_function_modes,
     "_top_saved_tensors_default_hooks": torch_private._tells_saving_hooks,
 }
 HOMES = {
     "_linear_pointwise": torch.ops.mkldnn,
+    "_embedding_bag_per_sample_weights_backward": torch.ops.aten,
     "_top_saved_tensors_default_hooks": torch._C._autograd,
 }
 

@@ -141,12 +141,10 @@ def exact_gap(eta, x, weight, q):
     std = [mp.sqrt(v * s) for v, s in zip(variance, share, strict=True)]
     nodes = _normal_nodes(len(o)).tolist()
 
-    def rise(node, sign):
-        return mp.log(
-            mp.fsum(p * mp.exp(sign * e * s) for p, e, s in zip(o, node, std, strict=True))
-        )
+    def rise(node):
+        return mp.log(mp.fsum(p * mp.exp(e * s) for p, e, s in zip(o, node, std, strict=True)))
 
-    return small / 2 + mp.fsum(rise(n, 1) + rise(n, -1) for n in nodes) / (2 * len(nodes))
+    return small / 2 + mp.fsum(map(rise, nodes)) / len(nodes)
 
 
 @dtypes
