@@ -268,6 +268,7 @@ class Categorical(Family):
 
     name = "categorical"
     labels = True
+    shifts_alike = True
 
     def log_partition(self, eta: Tensor) -> Tensor:
         return eta.logsumexp(-1)

@@ -49,6 +49,8 @@ class Family(ABC):
         Whether training sees the target standardised. The mean is ``eta`` then, and shifting and
         scaling both ``y`` and ``eta`` multiplies the loss by a constant. A subclass has to say
         so itself.
+    shifts_alike : bool
+        Whether adding the same number to all outputs of a row changes no loss.
 
     Examples
     --------
@@ -63,6 +65,7 @@ class Family(ABC):
     highest: ClassVar[float] = math.inf
     may_overflow: ClassVar[bool] = False
     standardised: ClassVar[bool] = False
+    shifts_alike: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)

@@ -38,7 +38,8 @@ from sklearn_margdrop.numerics.quadrature import logsumexp_gap, softplus_gap
 from sklearn_margdrop.numerics.sparse import Matrix, SparseMatrix
 from sklearn_margdrop.objective import Objective, Terms
 from sklearn_margdrop.penalties import diagonal, moments, moments_by_pairs, quadratic
-from sklearn_margdrop.training.optimizers import Fisher, FisherLBFGS
+from sklearn_margdrop.training.lbfgs import FisherLBFGS
+from sklearn_margdrop.training.optimizers import Fisher
 from sklearn_margdrop.weighting import WeightedRows
 
 

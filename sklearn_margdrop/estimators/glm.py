@@ -191,7 +191,7 @@ class BaseMarginalizedGLM(Coefficients):
         if not call.incremental:
             unit = call.target.loss_unit(rows)
             callbacks.append(
-                Stopping("train_loss", self.tol * unit, _PATIENCE)
+                Stopping("train_loss", 0.1 * self.tol * unit, _PATIENCE)
                 if online
                 else GradientStopping(self.tol * unit**0.5)
             )
@@ -254,7 +254,10 @@ class BaseMarginalizedGLM(Coefficients):
                 # Predictions vary by about one, if features are independent; those that do not
                 # occur stay out of it.
                 scale = (fisher * linear.in_features).rsqrt()
-                linear.weight.copy_(torch.where(fisher > 0, draw.to(scale) * scale, 0.0))
+                weight = torch.where(fisher > 0, draw.to(scale) * scale, 0.0)
+                if net.target.family.shifts_alike:
+                    weight -= weight.mean(0)
+                linear.weight.copy_(weight)
 
     def _go_on(self, net: TargetNet, incremental: bool) -> None:
         """From the fitted coefficients, which may have been set by hand."""

@@ -68,7 +68,8 @@ class MarginalizedDropoutGLMRegressor(BaseMarginalizedRegressor, BaseMarginalize
         Whether to fit an intercept, which is neither noised nor penalised.
 
     solver : {"lbfgs", "sgd", "adagrad", "fisher"}, default="lbfgs"
-        `"lbfgs"` takes all rows at once and scales the coefficients by the Fisher information;
+        `"lbfgs"` takes all rows at once. It starts from the curvature of the objective, and of
+        dense `X` from the correlations of the features as well, so that it needs no scaling;
         `X` may be a Dask array or frame, whose rows stay where they lie (:ref:`clusters`). The
         online solvers take batches and have a `partial_fit`: `"sgd"`, `"adagrad"`, and
         `"fisher"`, the dropout-Fisher update of W, which divides the gradient by the Fisher
@@ -77,12 +78,13 @@ class MarginalizedDropoutGLMRegressor(BaseMarginalizedRegressor, BaseMarginalize
     max_iter : int, default=500
         Largest number of iterations of L-BFGS, or of epochs of an online solver.
 
-    tol : float, default=5e-4
+    tol : float, default=5e-3
         L-BFGS ends where the norm of the gradient is at most `tol`, in coordinates in which the
         curvature is about one, so that half its square is about the distance of the objective
         from its minimum, in nats. An online solver ends when the objective goes for more than 5
-        epochs without improving by more than `tol` on its best. For a regressor, both are measured
-        in units of the loss of the best constant. Where a fit gets stuck before, it warns.
+        epochs without improving by more than ``tol / 10`` on its best. For a regressor, both are
+        measured in units of the loss of the best constant. Where a fit gets stuck before, it
+        warns.
 
     n_restarts : int, default=0
         Further fits from random coefficients, of which the best is kept: the penalty need not
@@ -218,7 +220,7 @@ class MarginalizedDropoutGLMRegressor(BaseMarginalizedRegressor, BaseMarginalize
         fit_intercept: bool = True,
         solver: str = "lbfgs",
         max_iter: int = 500,
-        tol: float = 5e-4,
+        tol: float = 5e-3,
         n_restarts: int = 0,
         learning_rate_init: float | str = "auto",
         batch_size: int = 100,

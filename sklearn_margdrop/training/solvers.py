@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from sklearn_margdrop.training.optimizers import Adagrad, Fisher, FisherLBFGS
+from sklearn_margdrop.training.lbfgs import FisherLBFGS
+from sklearn_margdrop.training.optimizers import Adagrad, Fisher
 
 
 @dataclass(frozen=True)

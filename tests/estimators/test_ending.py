@@ -269,4 +269,4 @@ def test_the_excess_is_what_tol_says_where_the_curvature_falls(tol):
         .objective_
         for each in (tol, 1e-7)
     )
-    assert found - least < 30 * tol**2
+    assert found - least < 60 * tol**2

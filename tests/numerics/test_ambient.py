@@ -37,7 +37,7 @@ from sklearn_margdrop.numerics.csr import as_torch
 from sklearn_margdrop.numerics.sparse import SparseMatrix
 from sklearn_margdrop.objective import Objective
 from sklearn_margdrop.training.batches import Batches, Features, Rows
-from sklearn_margdrop.training.optimizers import FisherLBFGS
+from sklearn_margdrop.training.lbfgs import FisherLBFGS
 from sklearn_margdrop.training.state import net_state
 from sklearn_margdrop.weighting import Scales, WeightedRows
 
