@@ -20,7 +20,8 @@ from torch import Tensor
 
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.numerics.ambient import neutral
-from sklearn_margdrop.numerics.sparse import column_sums, first_row
+from sklearn_margdrop.numerics.memory import blocks
+from sklearn_margdrop.numerics.sparse import column_sums, first_row, products_about
 from sklearn_margdrop.objective import Objective, Terms
 from sklearn_margdrop.training.batches import Features, Rows
 from sklearn_margdrop.training.engine import Engine
@@ -98,11 +99,26 @@ class Bundle:
 
     def column_sums(self, origin: np.ndarray) -> np.ndarray:
         """The :func:`~sklearn_margdrop.numerics.sparse.column_sums` of the labelled rows."""
-        total = np.zeros((3, len(origin)))
+        total = np.zeros((4, len(origin)))
         for r in self.rows:
             if len(r.y):
                 about = torch.from_numpy(origin).to(r.loss_weight.device)
                 total += column_sums(r.x, about, r.loss_weight).cpu().numpy()
+        return total
+
+    def covariance(self, step: int, centre: np.ndarray | None) -> np.ndarray:
+        """The :func:`~sklearn_margdrop.numerics.sparse.products_about` of the labelled rows."""
+        total = np.zeros((self.rows[0].x.shape[1],) * 2)
+        about = None if centre is None else torch.from_numpy(centre)
+        for features, y, weight, _ in self.parts:
+            for block in blocks(len(y), step * features.shape[1]) if len(y) else ():
+                part = slice(block.start, block.stop, step)
+                centred = products_about(
+                    features.take(part),
+                    None if about is None else about.to(weight.device),
+                    weight[part],
+                )
+                total += centred.cpu().numpy()
         return total
 
     def total(self, function: bytes) -> np.ndarray:
@@ -181,6 +197,10 @@ class Partitions(Engine):
             p.grad = grad.clone() if p.grad is None else p.grad.add_(grad)
             start += p.numel()
         return objective.with_l2(network, result[0], result[1])
+
+    def covariance(self, rows: Rows, step: int, centre: Tensor | None) -> Tensor:
+        about = None if centre is None else centre.cpu().numpy()
+        return torch.from_numpy(self.bundles.sum("covariance", step, about))
 
     def mean_curvature(
         self, net: PredictingNet, rows: WeightedRows, **options: Any

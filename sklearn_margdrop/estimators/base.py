@@ -91,6 +91,8 @@ class Call:
 
     Attributes
     ----------
+    total_weight : float
+        How many rows the labelled ones stand for.
     device : torch.device
     dtype : type
         That of the features in training.
@@ -106,6 +108,7 @@ class Call:
     known: Any
     incremental: bool = False
     classes: ArrayLike | None = None
+    total_weight: float = field(init=False)
     device: torch.device = field(init=False)
     dtype: Any = field(init=False)
     random_state: np.random.RandomState = field(init=False)
@@ -144,7 +147,7 @@ class BaseMarginalizedEstimator(
     n_restarts: int = 0
     pretrainer: Any = None
     method: str
-    alpha: float
+    alpha: Any
     verbose: bool | int
 
     _target: Target
@@ -327,6 +330,7 @@ class BaseMarginalizedEstimator(
             call.locks.enter_context(call.checkpoints)
         parts = self._split(np.flatnonzero(weight), y, call)
         own = weight[parts[0]]
+        call.total_weight = float(own.sum())
         if call.target.family.standardised:
             call.target = call.target.with_units_of(
                 y[parts[0]], own, bool(self.fit_intercept), call.known, call.incremental
@@ -389,6 +393,10 @@ class BaseMarginalizedEstimator(
                 X, X_unlabeled = (sparse.csr_array(each, dtype=dtype) for each in (X, X_unlabeled))
         return X, y, weight, X_unlabeled
 
+    @property
+    def _alpha(self) -> float:
+        return float(self.alpha)
+
     def _most_epochs(self) -> int | None:
         """The most epochs of a fit; None where that depends on the data."""
         return int(self.max_iter)
@@ -405,7 +413,7 @@ class BaseMarginalizedEstimator(
             "module__dtype": torch.float32 if dtype == np.float32 else torch.float64,
             "criterion__family": target.family,
             "criterion__method": self.method,
-            "criterion__alpha": float(self.alpha),
+            "criterion__alpha": self._alpha,
             "optimizer": self._solver.optimizer,
             "predict_nonlinearity": target.family.mean,
             "device": str(rows.features.device),

@@ -188,6 +188,7 @@ def _assemble(
         total = float(totals @ factors)
     if not 0 < total < np.inf:
         raise ValueError(f"The total of sample_weight must be positive and finite; got {total}.")
+    call.total_weight = total
     n_unlabeled = sum(each.n_rows for each in sketches[n_labelled:])
     scales = Scales.of(total, n_unlabeled, estimator.unlabeled_discount)
     arguments = (target, estimator.device, codes[:0], factors, scales)

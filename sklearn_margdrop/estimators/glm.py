@@ -17,10 +17,11 @@ from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator, Call
 from sklearn_margdrop.estimators.coefficients import Coefficients
 from sklearn_margdrop.estimators.dask_data import partitioned_rows
 from sklearn_margdrop.estimators.nets import TargetNet
+from sklearn_margdrop.estimators.scales import auto_alpha, auto_retain_rate
 from sklearn_margdrop.estimators.sklearn_private import Interval, StrOptions
 from sklearn_margdrop.estimators.validation import check_noise, draw_seed
 from sklearn_margdrop.methods import GLM_METHODS
-from sklearn_margdrop.noise import Noise
+from sklearn_margdrop.noise import NOISE_MODELS, Noise
 from sklearn_margdrop.numerics.devices import to_array
 from sklearn_margdrop.training.batches import Features, Host, Rows
 from sklearn_margdrop.training.callbacks import GradientStopping, Stopping
@@ -33,6 +34,9 @@ _MOST_LOST = 1e-5
 
 #: What was learned, and may be set by hand.
 _COEFFICIENTS = "coef_", "intercept_"
+
+#: As many rows as a stream is taken to have, where "auto" depends on their number.
+_ROWS_OF_STREAM = 10_000
 
 #: Epochs without progress after which an online solver ends.
 _PATIENCE = 5
@@ -58,6 +62,8 @@ class BaseMarginalizedGLM(Coefficients):
 
     objective_: float
     penalty_: float
+    retain_rate_: float | None
+    alpha_: float
     fisher_diagonal_: NDArray[Any]
     restart_objectives_: NDArray[np.float64]
     _n_rows_seen: int
@@ -65,7 +71,8 @@ class BaseMarginalizedGLM(Coefficients):
 
     _parameter_constraints: dict[str, Any] = {
         **BaseMarginalizedEstimator._parameter_constraints,
-        "retain_rate": [Interval(Real, 0, 1, closed="right")],
+        "retain_rate": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="right")],
+        "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "noise_std": [Interval(Real, 0, None, closed="left")],
         "method": [StrOptions(GLM_METHODS.keys())],
         "fit_intercept": ["boolean"],
@@ -142,7 +149,10 @@ class BaseMarginalizedGLM(Coefficients):
         )
 
     def _noise(self) -> dict[int, Noise]:
-        strengths = {"retain_rate": self.retain_rate, "noise_std": self.noise_std}
+        rate = self.retain_rate
+        if rate == "auto":  # before there are data, any rate will do
+            rate = getattr(self, "retain_rate_", None) or 0.5
+        strengths = {"retain_rate": rate, "noise_std": self.noise_std}
         return check_noise(self.noise, (0,), strengths)
 
     def _features(self, X: Host, call: Call) -> Features:
@@ -155,6 +165,7 @@ class BaseMarginalizedGLM(Coefficients):
         return super()._features(X, call)
 
     def _train(self, rows: Rows, valid: Rows | None, call: Call) -> TargetNet:
+        self._find_strengths(rows, call)
         nets = []
         restarts = 0 if call.incremental or call.continuing else self.n_restarts
         for attempt in range(1 + restarts):
@@ -184,6 +195,38 @@ class BaseMarginalizedGLM(Coefficients):
         if nets[-1].stop_reason_ == "interrupted" and best.stop_reason_ != "diverged":
             best.stop_reason_ = "interrupted"  # as the fit was, whichever of its nets is kept
         return best
+
+    def _find_strengths(self, rows: Rows, call: Call) -> None:
+        """Set what "auto" stands for; the first rows of a stream decide for all of it."""
+        if call.incremental and call.continuing and hasattr(self, "alpha_"):
+            known = self.retain_rate_, self.alpha_
+        else:
+            known = None, None  # type: ignore[assignment]
+        given: tuple[Any, Any] = self.retain_rate, self.alpha
+        is_dropout = NOISE_MODELS[self.noise].parameter == "retain_rate"
+        n_rows = _ROWS_OF_STREAM if call.incremental else call.total_weight
+        occurrences = squares = np.zeros(0)
+        if any(each is None and value == "auto" for each, value in zip(known, given, strict=True)):
+            mean, deviation = (to_array(each) for each in rows.moments)
+            squares = n_rows * deviation**2
+            if not self.fit_intercept:
+                squares += n_rows * mean**2
+            occurrences = n_rows * to_array(rows.occurrences)
+        rate: float | None = None
+        if is_dropout:
+            rate = given[0] if given[0] != "auto" else known[0] or auto_retain_rate(occurrences)
+        self.retain_rate_ = None if rate is None else float(rate)
+        variance = 0.0 if rate is None else (1 - rate) / rate
+        alpha = given[1]
+        if alpha == "auto":
+            alpha = known[1]
+            if alpha is None:
+                alpha = auto_alpha(occurrences, squares, n_rows, variance)
+        self.alpha_ = float(alpha)
+
+    @property
+    def _alpha(self) -> float:
+        return self.alpha_
 
     def _build_net(self, rows: Rows, call: Call) -> TargetNet:
         online = not self._solver.full_batch

@@ -37,8 +37,11 @@ class MarginalizedDropoutGLMClassifier(BaseMarginalizedClassifier, BaseMarginali
         Bernoulli(q)/q, with q the `retain_rate`; `"gaussian"` adds a normal with standard
         deviation `noise_std`. Both leave the mean of a feature as it is.
 
-    retain_rate : float, default=0.5
-        Probability in (0, 1] that dropout keeps a feature; 1 is no noise.
+    retain_rate : float or "auto", default="auto"
+        Probability q in (0, 1] that dropout keeps a feature; 1 is no noise. With `"auto"`,
+        (1 - q) / q is half the number of features over the number of rows in which the typical
+        feature occurs, and at most 1: q is 0.5 for words, and near 1 for dense tables of many
+        rows. A stream is taken to have 10,000 rows like those of its first chunk.
 
     noise_std : float, default=0.1
         Standard deviation of gaussian noise, in the units of the features. 0 is no noise.
@@ -50,10 +53,14 @@ class MarginalizedDropoutGLMClassifier(BaseMarginalizedClassifier, BaseMarginali
         penalty scaled by the Fisher information (W). `"sampling"` draws the noise: ordinary
         dropout, for online solvers.
 
-    alpha : float, default=1e-4
+    alpha : float or "auto", default="auto"
         Strength of the L2 penalty ``alpha / 2 * ||coef||^2``, added to the mean loss over the
         samples. (`LogisticRegression`'s ``C`` is ``1 / (n_samples * alpha)``.) It keeps the
         weights of features small that no labelled row holds.
+        `"auto"` is in the units of the features: the harmonic mean of their variances, each over
+        the share of rows in which the feature is not zero, times 1e-4, or times
+        ``(1 - v) / n_samples`` if that is more, with v = (1 - q) / q of dropout. Without noise it
+        is that of ``LogisticRegression(C=1)`` on scaled features.
 
     fit_intercept : bool, default=True
         Whether to fit an intercept, which is neither noised nor penalised.
@@ -130,6 +137,12 @@ class MarginalizedDropoutGLMClassifier(BaseMarginalizedClassifier, BaseMarginali
     intercept_ : ndarray of shape (1,) or (n_classes,)
         Intercepts; 0 without `fit_intercept`.
 
+    retain_rate_ : float or None
+        The retain rate of the fit; None for noise that has none.
+
+    alpha_ : float
+        The strength of L2 of the fit.
+
     n_iter_ : int
         Iterations run, over all calls with `warm_start` or `partial_fit`.
 
@@ -197,10 +210,10 @@ class MarginalizedDropoutGLMClassifier(BaseMarginalizedClassifier, BaseMarginali
         self,
         *,
         noise: str = "dropout",
-        retain_rate: float = 0.5,
+        retain_rate: float | str = "auto",
         noise_std: float = 0.1,
         method: str = "moments",
-        alpha: float = 1e-4,
+        alpha: float | str = "auto",
         fit_intercept: bool = True,
         solver: str = "lbfgs",
         max_iter: int = 500,

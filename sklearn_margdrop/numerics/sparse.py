@@ -345,6 +345,14 @@ def sums_about(x: Matrix, centre: Tensor, weight: Tensor) -> tuple[Tensor, Tenso
     return d.mT @ weight, d.square_().mT @ weight
 
 
+def products_about(x: Matrix, centre: Tensor | None, weight: Tensor) -> Tensor:
+    """Sums over the rows of (x - centre) (x - centre)', weighted; (n_features, n_features)."""
+    if not isinstance(x, Tensor):
+        x = x @ torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    x = x if centre is None else x - centre.to(x)
+    return (x.mT * weight) @ x
+
+
 def first_row(x: Matrix) -> Tensor:
     """The first row, dense, in float64 where the device has it."""
     if isinstance(x, SparseMatrix):
@@ -358,13 +366,19 @@ def first_row(x: Matrix) -> Tensor:
 
 
 def column_sums(x: Matrix, origin: Tensor, weight: Tensor) -> Tensor:
-    """Weighted sums over the rows of x - origin, of its square, and of one, by columns.
+    """Weighted sums over the rows, by columns: of x - origin, of its square, of x != 0, of one.
 
-    Shape (3, n_features), in the dtype of `origin`.
+    Shape (4, n_features), in the dtype of `origin`.
     """
-    weight = weight.to(origin)
-    first, second = sums_about(x, origin, weight.unsqueeze(-1))
-    return torch.stack([first[:, 0], second[:, 0], weight.sum().expand_as(origin)])
+    column = weight.to(origin).unsqueeze(-1)
+    sums = sums_about(x, origin, column)
+    occurs = x.map(_occurs) if isinstance(x, SparseMatrix) else _occurs(x).to(column)
+    columns = *sums, occurs.mT @ column, column.sum(0).expand(len(origin), 1)
+    return torch.cat(columns, 1).mT
+
+
+def _occurs(x: Tensor) -> Tensor:
+    return x.ne(0).to(x.dtype)
 
 
 def has_duplicates(matrix: CSR) -> bool:

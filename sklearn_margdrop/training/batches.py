@@ -301,17 +301,29 @@ class Rows(torch.utils.data.Dataset[WeightedRows]):
 
         Both are in float64 if the device supports it, and exact for a constant feature.
         """
-        origin = self._origin()
-        first, second, total = self._sums_about(origin)
+        origin, (first, second, _, total) = self._sums
         first, second = first / total, second / total
         return origin + first, (second - first.square()).clamp_min(0).sqrt()
+
+    @property
+    def occurrences(self) -> Tensor:
+        """The weighted share of labelled rows in which each feature is not zero."""
+        _, (_, _, present, total) = self._sums
+        share: Tensor = present / total
+        return share
+
+    @cached_property
+    def _sums(self) -> tuple[Tensor, Tensor]:
+        """An origin, and the sums about it."""
+        origin = self._origin()
+        return origin, self._sums_about(origin)
 
     def _origin(self) -> Tensor:
         return first_row(self._to_sum(slice(0, 1)))
 
     def _sums_about(self, origin: Tensor) -> Tensor:
-        """Weighted sums over the labelled rows of x - origin, of its square, and of one."""
-        sums = origin.new_zeros(3, len(origin))
+        """See :func:`column_sums`; over the labelled rows."""
+        sums = origin.new_zeros(4, len(origin))
         cut = [slice(0, len(self))]
         if not self.features.is_sparse:
             cut = blocks(len(self), len(origin), in_cache=origin.device.type == "cpu")

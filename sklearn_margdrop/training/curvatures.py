@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from skorch import NeuralNet
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from sklearn_margdrop.numerics.memory import blocks
 from sklearn_margdrop.training.batches import Rows
-from sklearn_margdrop.training.engine import Engine
 from sklearn_margdrop.weighting import WeightedRows
 
 #: Correlations are stored if they take less memory than the data, or than this many numbers.
@@ -177,9 +176,7 @@ class Start:
     @property
     def n_correlated(self) -> int:
         """The rows that the correlations of the features are to be taken of; 0 for none."""
-        width, rows = self.net.module_.linears[0].in_features, self.rows
-        if type(self.net.engine_) is not Engine:
-            return 0
+        rows, width = self.rows, int(self.net.module_.linears[0].in_features)
         if width**2 > max(_CORRELATIONS_ELEMENTS, rows.features.n_stored):
             return 0
         # Some rows for each feature, and whatever costs no more than an iteration.
@@ -188,12 +185,13 @@ class Start:
     @property
     def _iteration(self) -> int:
         """The cost of an iteration, in products of two numbers that correlations take."""
-        n_outputs = self.net.module_.linears[0].out_features
+        n_outputs = int(self.net.module_.linears[0].out_features)
         return max(16 * self.rows.features.n_stored * n_outputs, _CHEAP)
 
     def iterations_worth(self, n_rows: int) -> int:
         """About as many iterations cost as much as the correlations of so many rows."""
-        return n_rows * self.net.module_.linears[0].in_features ** 2 // (self._iteration + 1)
+        width = int(self.net.module_.linears[0].in_features)
+        return n_rows * width**2 // (self._iteration + 1)
 
     @torch.no_grad()
     def correlations(self, n_rows: int, curvature: Curvature) -> Tensor | None:
@@ -204,16 +202,8 @@ class Start:
         rounding leaves no factor.
         """
         rows, centre = self.rows, self.net.module_.centre
-        total: Tensor | float = 0.0
         step = max(len(rows) // n_rows, 1)
-        for block in blocks(len(rows), step * rows.features.shape[1]):
-            x, _, weight, _ = rows.batch(slice(block.start, block.stop, step))
-            if not isinstance(x, Tensor):
-                x = x @ torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-            x = x if centre is None else x - centre
-            x = x * (weight * len(weight)).sqrt().unsqueeze(1)
-            total = total + x.mT @ x
-        covariance = cast("Tensor", total)
+        covariance: Tensor = self.net.engine_.covariance(rows, step, centre).to(curvature.loss)
         of_loss = (curvature.loss / curvature.total[0]).mean(0)
         scale = (of_loss / covariance.diagonal()).sqrt()
         scale = scale.where(scale.isfinite(), 0.0)

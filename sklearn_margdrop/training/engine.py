@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from sklearn_margdrop.numerics.memory import blocks
+from sklearn_margdrop.numerics.sparse import products_about
 from sklearn_margdrop.objective import Terms
 from sklearn_margdrop.training.batches import Rows
 from sklearn_margdrop.training.prediction import PredictingNet
@@ -38,6 +42,17 @@ class Engine:
     ) -> list[Tensor]:
         """See :meth:`Objective.mean_curvature`."""
         return net.criterion_.mean_curvature(net.module_, rows, **options)
+
+    def covariance(self, rows: Rows, step: int, centre: Tensor | None) -> Tensor:
+        """Weighted products of all pairs of features about `centre`, summed over the rows.
+
+        Of the labelled rows, every `step`-th one is taken. Shape (n_features, n_features).
+        """
+        parts = []
+        for block in blocks(len(rows), step * rows.features.shape[1]):
+            x, _, weight, _ = rows.batch(slice(block.start, block.stop, step))
+            parts.append(products_about(x, centre, weight * len(weight)))
+        return functools.reduce(torch.add, parts)
 
     def linear_predictor(self, net: PredictingNet, rows: Rows) -> Tensor:
         """The linear predictor of all rows, without noise."""

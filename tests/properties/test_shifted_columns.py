@@ -27,7 +27,7 @@ families = pytest.mark.parametrize("family", FAMILY_NAMES)
 
 
 def glm(family, **options):
-    options = {"random_state": 0, **options}
+    options = {"random_state": 0, "alpha": 1e-4, **options}
     if family in ("normal", "poisson"):
         return MarginalizedDropoutGLMRegressor(family=family, **options)
     return MarginalizedDropoutGLMClassifier(**options)
@@ -161,7 +161,7 @@ def test_warm_starts(solver):
     assert_allclose(
         outputs[0],
         output(glm("poisson", retain_rate=1.0, tol=1e-6).fit(X, y), X),
-        rtol=0.1 if solver == "fisher" else 0.02,
+        rtol=0.1 if solver == "fisher" else 0.03,
     )
 
 
@@ -171,11 +171,11 @@ def test_dask(family, sparse):
     da = pytest.importorskip("dask.array")
     X, y = problem(family)
     by = shifts(X, 4)
-    expected = output(glm(family, retain_rate=1.0, tol=1e-7).fit(X, y), X)
+    expected = output(glm(family, retain_rate=1.0).fit(X, y), X)
     rows = da.from_array(X + by, chunks=((50, 0, 70), 3))
     if sparse:
         rows = rows.map_blocks(sp.csr_array)
-    model = glm(family, retain_rate=1.0, tol=1e-7)
+    model = glm(family, retain_rate=1.0)
     model.fit(rows, da.from_array(y, chunks=((50, 0, 70),)))
     assert_allclose(output(model, X + by), expected, rtol=1e-5, atol=1e-5)
 

@@ -1,0 +1,99 @@
+"""What "auto" stands for, and that it is in the units of the data."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from numpy.testing import assert_allclose
+
+from sklearn_margdrop import MarginalizedDropoutGLMClassifier, MarginalizedDropoutGLMRegressor
+from sklearn_margdrop.estimators.scales import auto_alpha, auto_retain_rate
+
+
+def dense(n=80, p=6):
+    rng = np.random.RandomState(0)
+    X = rng.normal(size=(n, p)) * np.logspace(-2, 2, p) + 1.0
+    return X, (X[:, 0] + 0.01 * rng.normal(size=n) > 1).astype(int)
+
+
+def words(n=60, p=400):
+    rng = np.random.RandomState(0)
+    X = (rng.uniform(size=(n, p)) < 0.5 / np.arange(1, p + 1) ** 0.5).astype(float)
+    return X, (X[:, :20].sum(1) > np.median(X[:, :20].sum(1))).astype(int)
+
+
+def test_rates_of_words_and_of_tables():
+    X, y = words()
+    assert MarginalizedDropoutGLMClassifier().fit(sp.csr_array(X), y).retain_rate_ == 0.5
+    X, y = dense()
+    model = MarginalizedDropoutGLMClassifier().fit(X, y)
+    assert model.retain_rate_ == pytest.approx(1 / (1 + 6 / 160))
+    variances = X.var(0)
+    harmonic = 6 / (1 / variances).sum()
+    assert model.alpha_ == pytest.approx(harmonic * (1 - 6 / 160) / 80)
+
+
+def test_features_that_never_occur_say_nothing():
+    occurrences, squares = np.array([4.0, 2.0]), np.array([1.0, 2.0])
+    with_zeros = np.append(occurrences, [0.0, 0.0]), np.append(squares, [0.0, 0.0])
+    assert auto_retain_rate(with_zeros[0]) == auto_retain_rate(occurrences)
+    assert auto_alpha(*with_zeros, 4, 0.5) == auto_alpha(occurrences, squares, 4, 0.5)
+    assert auto_retain_rate(np.zeros(3)) == 0.5
+    assert auto_alpha(np.zeros(3), np.zeros(3), 10, 1.0) == 1e-4
+
+
+def test_features_of_any_size_have_a_finite_scale():
+    for size in (1e-300, 1e300):
+        alpha = auto_alpha(np.array([2.0, 2.0]), np.array([size, 1e-8 * size]), 2, 1.0)
+        assert alpha == pytest.approx(1e-4 * size * 1e-8, rel=1e-6)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+@pytest.mark.parametrize("data", [dense, words])
+def test_units_of_the_features_are_indifferent(data, unit):
+    X, y = data()
+    options = {"tol": 1e-6}
+    expected, found = (
+        MarginalizedDropoutGLMClassifier(**options).fit(Z, y).predict_proba(Z)
+        for Z in (X, unit * X)
+    )
+    assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("data", [dense, words])
+def test_containers_are_indifferent(data):
+    X, y = data()
+    expected = MarginalizedDropoutGLMClassifier().fit(X, y)
+    for form in (sp.csr_array, sp.csc_array, np.asfortranarray):
+        model = MarginalizedDropoutGLMClassifier().fit(form(X), y)
+        assert model.retain_rate_ == pytest.approx(expected.retain_rate_, rel=1e-12)
+        assert model.alpha_ == pytest.approx(expected.alpha_, rel=1e-9)
+
+
+def test_weights_are_numbers_of_rows():
+    X, y = dense()
+    weight = np.random.RandomState(1).randint(0, 4, size=len(y))
+    weighted = MarginalizedDropoutGLMClassifier().fit(X, y, sample_weight=weight)
+    copied = MarginalizedDropoutGLMClassifier().fit(X.repeat(weight, 0), y.repeat(weight))
+    assert weighted.retain_rate_ == pytest.approx(copied.retain_rate_, rel=1e-12)
+    assert weighted.alpha_ == pytest.approx(copied.alpha_, rel=1e-9)
+
+
+def test_numbers_are_what_they_are():
+    X, y = dense()
+    model = MarginalizedDropoutGLMRegressor(retain_rate=0.7, alpha=0.25).fit(X, y)
+    assert (model.retain_rate_, model.alpha_) == (0.7, 0.25)
+    model = MarginalizedDropoutGLMRegressor(retain_rate=0.7).fit(X, y)
+    harmonic = 6 / (1 / X.var(0)).sum()
+    assert model.alpha_ == pytest.approx(harmonic * (1 - 3 / 7) / 80)
+    assert MarginalizedDropoutGLMRegressor(noise="gaussian").fit(X, y).retain_rate_ is None
+
+
+def test_the_first_chunk_of_a_stream_decides():
+    X, y = dense()
+    model = MarginalizedDropoutGLMClassifier(solver="adagrad", random_state=0)
+    model.partial_fit(X[:8], y[:8], classes=[0, 1])
+    first = model.retain_rate_, model.alpha_
+    assert first[0] == pytest.approx(1 / (1 + 6 / 20_000))
+    model.partial_fit(1000 * X[8:], y[8:])
+    assert (model.retain_rate_, model.alpha_) == first
+    assert MarginalizedDropoutGLMClassifier().fit(X, y).retain_rate_ != first[0]
