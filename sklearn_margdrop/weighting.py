@@ -123,6 +123,14 @@ class Scales(NamedTuple):
         return cls(1 / total_weight, (1 - share) / total_weight, share / max(n_unlabeled, 1))
 
 
+def discount_of_share(share: float, n_unlabeled: int, total_weight: float) -> float:
+    r"""The discount of at most 1 with which unlabelled rows make up a part of the penalty.
+
+    That is :math:`s\,n / ((1 - s)\,m)`, the inverse of :func:`unlabeled_share`.
+    """
+    return min(1.0, share / (1 - share) * total_weight / max(n_unlabeled, 1))
+
+
 def unlabeled_share(discount: float, n_unlabeled: int, total_weight: float) -> float:
     r"""The part of the penalty that unlabelled rows make up, :math:`d\,m / (n + d\,m)`."""
     mass = discount * n_unlabeled

@@ -27,11 +27,13 @@ from sklearn_margdrop.distributed.data_parallel import (
     shared_seed,
 )
 from sklearn_margdrop.estimators.atomic import Atomic, Outcome
+from sklearn_margdrop.estimators.discounts import N_UNLABELED, first_discount
 from sklearn_margdrop.estimators.ending import Ending
 from sklearn_margdrop.estimators.html import Outline, with_network
 from sklearn_margdrop.estimators.nets import TargetNet
 from sklearn_margdrop.estimators.sklearn_private import (
     Interval,
+    StrOptions,
     checks_parameters,
     has_callbacks,
     safe_indexing,
@@ -93,6 +95,8 @@ class Call:
     ----------
     total_weight : float
         How many rows the labelled ones stand for.
+    few_unlabeled : Features or None
+        Some of the unlabelled rows, with which "auto" chooses their discount.
     device : torch.device
     dtype : type
         That of the features in training.
@@ -109,6 +113,7 @@ class Call:
     incremental: bool = False
     classes: ArrayLike | None = None
     total_weight: float = field(init=False)
+    few_unlabeled: Features | None = field(init=False, default=None)
     device: torch.device = field(init=False)
     dtype: Any = field(init=False)
     random_state: np.random.RandomState = field(init=False)
@@ -138,6 +143,7 @@ class BaseMarginalizedEstimator(
     n_iter_: int
     loss_curve_: list[float]
     net_: TargetNet
+    unlabeled_discount_: float | None
     max_iter: Any
     checkpoint: str | PathLike[str] | None
     # Parameters of some estimators alone:
@@ -160,7 +166,7 @@ class BaseMarginalizedEstimator(
         "noise": "no_validation",  # validation.py knows what is registered
         "noise_std": [Interval(Real, 0, None, closed="left"), "array-like"],
         "alpha": [Interval(Real, 0, None, closed="left")],
-        "unlabeled_discount": [Interval(Real, 0, None, closed="left")],
+        "unlabeled_discount": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
         "warm_start": ["boolean"],
@@ -338,12 +344,14 @@ class BaseMarginalizedEstimator(
             y = call.target.standardise(y, call.dtype, weight)
         features = self._features(X, call)
         train, *valid = (subset(features, y, weight, part, call.incremental) for part in parts)
-        used = self.unlabeled_discount > 0 or self.pretrainer is not None
-        if X_unlabeled is not None and used:
+        n_unlabeled = 0 if X_unlabeled is None else X_unlabeled.shape[0]
+        discount = first_discount(self.unlabeled_discount, n_unlabeled, call.total_weight)
+        self.unlabeled_discount_ = discount
+        if X_unlabeled is not None and (discount or self.pretrainer is not None):
             train.unlabeled = self._features(X_unlabeled, call)
-            train.unlabeled_share = unlabeled_share(
-                self.unlabeled_discount, X_unlabeled.shape[0], own.sum()
-            )
+            train.unlabeled_share = unlabeled_share(discount or 0, n_unlabeled, own.sum())
+            few = slice(None, None, max(n_unlabeled // N_UNLABELED, 1))
+            call.few_unlabeled = self._features(X_unlabeled[few], call)
             if call.incremental:
                 train.unlabeled_weight = own.mean()
         return train, valid[0] if valid else None
@@ -393,10 +401,6 @@ class BaseMarginalizedEstimator(
                 X, X_unlabeled = (sparse.csr_array(each, dtype=dtype) for each in (X, X_unlabeled))
         return X, y, weight, X_unlabeled
 
-    @property
-    def _alpha(self) -> float:
-        return float(self.alpha)
-
     def _most_epochs(self) -> int | None:
         """The most epochs of a fit; None where that depends on the data."""
         return int(self.max_iter)
@@ -413,7 +417,6 @@ class BaseMarginalizedEstimator(
             "module__dtype": torch.float32 if dtype == np.float32 else torch.float64,
             "criterion__family": target.family,
             "criterion__method": self.method,
-            "criterion__alpha": self._alpha,
             "optimizer": self._solver.optimizer,
             "predict_nonlinearity": target.family.mean,
             "device": str(rows.features.device),

@@ -13,6 +13,7 @@ from sklearn.utils.validation import validate_data
 
 from sklearn_margdrop.distributed.collections import aligned, bundled, row_blocks, template
 from sklearn_margdrop.distributed.partitions import Bundle, PartitionedRows, Shape
+from sklearn_margdrop.estimators.discounts import first_discount
 from sklearn_margdrop.estimators.targets import Target
 from sklearn_margdrop.estimators.validation import (
     check_range,
@@ -134,7 +135,7 @@ def partitioned_rows(
     targets, weights = aligned(X, blocks, y=y, sample_weight=sample_weight)
     check, sketch = dask.delayed(_check, pure=False), dask.delayed(_sketch, pure=False)
     parts = [check(*block, True, checks) for block in zip(blocks, targets, weights, strict=True)]
-    if X_unlabeled is not None and estimator.unlabeled_discount > 0:
+    if X_unlabeled is not None and estimator.unlabeled_discount != 0:
         unlabeled = row_blocks(X_unlabeled, "X_unlabeled")
         try:
             validate_data(
@@ -190,7 +191,9 @@ def _assemble(
         raise ValueError(f"The total of sample_weight must be positive and finite; got {total}.")
     call.total_weight = total
     n_unlabeled = sum(each.n_rows for each in sketches[n_labelled:])
-    scales = Scales.of(total, n_unlabeled, estimator.unlabeled_discount)
+    discount = first_discount(estimator.unlabeled_discount, n_unlabeled, total)
+    estimator.unlabeled_discount_ = discount
+    scales = Scales.of(total, n_unlabeled, discount or 0.0)
     arguments = (target, estimator.device, codes[:0], factors, scales)
     bundles = bundled(_bundle, parts, [each.n_stored + 1 for each in sketches], *arguments)
     features = Shape(

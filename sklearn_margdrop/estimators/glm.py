@@ -16,6 +16,7 @@ from sklearn_margdrop.distributed.partitions import PartitionedRows, Partitions
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator, Call
 from sklearn_margdrop.estimators.coefficients import Coefficients
 from sklearn_margdrop.estimators.dask_data import partitioned_rows
+from sklearn_margdrop.estimators.discounts import choose_share
 from sklearn_margdrop.estimators.nets import TargetNet
 from sklearn_margdrop.estimators.scales import auto_alpha, auto_retain_rate
 from sklearn_margdrop.estimators.sklearn_private import Interval, StrOptions
@@ -28,6 +29,7 @@ from sklearn_margdrop.training.callbacks import GradientStopping, Stopping
 from sklearn_margdrop.training.curvatures import Start, information
 from sklearn_margdrop.training.solvers import GLM_SOLVERS, one_of
 from sklearn_margdrop.training.units import conversion
+from sklearn_margdrop.weighting import discount_of_share, unlabeled_share
 
 #: A feature is far from zero if rounding may change it by so many of its standard deviations.
 _MOST_LOST = 1e-5
@@ -37,6 +39,9 @@ _COEFFICIENTS = "coef_", "intercept_"
 
 #: As many rows as a stream is taken to have, where "auto" depends on their number.
 _ROWS_OF_STREAM = 10_000
+
+#: The least tolerance of fits that judge the discount of unlabelled rows.
+_TOL_OF_TRIAL = 2e-2
 
 #: Epochs without progress after which an online solver ends.
 _PATIENCE = 5
@@ -166,26 +171,18 @@ class BaseMarginalizedGLM(Coefficients):
 
     def _train(self, rows: Rows, valid: Rows | None, call: Call) -> TargetNet:
         self._find_strengths(rows, call)
+        self._choose_discount(rows, call)
         nets = []
         restarts = 0 if call.incremental or call.continuing else self.n_restarts
         for attempt in range(1 + restarts):
-            net = self._build_net(rows, call)
+            net = self._build_net(rows, call, draw_seed(call.random_state))
             if call.continuing:
                 self._go_on(net, call.incremental)
             else:
                 self._start(net, rows, call.incremental, at_random=attempt > 0)
-            self._find_centre(net, rows, call.continuing)
-            predict_mean = partial(self._start, net, rows, False, at_random=False)
-            auto_rate = self.learning_rate_init == "auto"
-            net.optimizer_.prepare(
-                Start(net, rows, predict_mean, call.continuing, call.incremental, auto_rate)
-            )
             checkpoint = None if call.checkpoints is None else call.checkpoints.of(attempt)
             epochs = 1 if call.incremental else self.max_iter
-            net.train(rows, None, epochs, call.watcher, checkpoint)
-            if self._solver.full_batch:
-                # That of the next call is another.
-                net.module_.linears[0].register_buffer("centre", None)
+            self._optimise(net, rows, call, epochs, call.watcher, checkpoint)
             nets.append(net)
             if net.stop_reason_ == "interrupted":
                 break
@@ -195,6 +192,49 @@ class BaseMarginalizedGLM(Coefficients):
         if nets[-1].stop_reason_ == "interrupted" and best.stop_reason_ != "diverged":
             best.stop_reason_ = "interrupted"  # as the fit was, whichever of its nets is kept
         return best
+
+    def _optimise(self, net: TargetNet, rows: Rows, call: Call, epochs: int, *watch: Any) -> None:
+        """Train from the present parameters, watched by callbacks and a checkpoint, if any."""
+        self._find_centre(net, rows, call.continuing)
+        predict_mean = partial(self._start, net, rows, False, at_random=False)
+        auto_rate = self.learning_rate_init == "auto"
+        net.optimizer_.prepare(
+            Start(net, rows, predict_mean, call.continuing, call.incremental, auto_rate)
+        )
+        net.train(rows, None, epochs, *watch)
+        if self._solver.full_batch:
+            # That of the next call is another.
+            net.module_.linears[0].register_buffer("centre", None)
+
+    def _choose_discount(self, rows: Rows, call: Call) -> None:
+        """Let held-out labelled rows choose the discount, unless it is given or the fit a stream.
+
+        On Dask collections, too, the unlabelled rows have a small share of the penalty instead.
+        """
+        few = call.few_unlabeled
+        if few is None or rows.unlabeled is None or call.incremental:
+            return
+        if self.unlabeled_discount != "auto":
+            return
+
+        def train(labelled: Rows, share: float) -> TargetNet:
+            labelled.unlabeled = few if share > 0 else None
+            labelled.unlabeled_share = share
+            net = self._build_net(labelled, call, 0, max(self.tol, _TOL_OF_TRIAL))
+            net.verbose = 0
+            self._start(net, labelled, False, at_random=False)
+            self._optimise(net, labelled, call, self.max_iter)
+            if net.stop_reason_ == "interrupted":
+                raise KeyboardInterrupt
+            return net
+
+        share = choose_share(train, rows)
+        self.unlabeled_discount_ = discount_of_share(share, len(rows.unlabeled), call.total_weight)
+        rows.unlabeled_share = unlabeled_share(
+            self.unlabeled_discount_, len(rows.unlabeled), call.total_weight
+        )
+        if share == 0:
+            rows.unlabeled = None
 
     def _find_strengths(self, rows: Rows, call: Call) -> None:
         """Set what "auto" stands for; the first rows of a stream decide for all of it."""
@@ -224,27 +264,25 @@ class BaseMarginalizedGLM(Coefficients):
                 alpha = auto_alpha(occurrences, squares, n_rows, variance)
         self.alpha_ = float(alpha)
 
-    @property
-    def _alpha(self) -> float:
-        return self.alpha_
-
-    def _build_net(self, rows: Rows, call: Call) -> TargetNet:
+    def _build_net(self, rows: Rows, call: Call, seed: int, tol: float | None = None) -> TargetNet:
+        tol = self.tol if tol is None else tol
         online = not self._solver.full_batch
         callbacks = []
         if not call.incremental:
             unit = call.target.loss_unit(rows)
             callbacks.append(
-                Stopping("train_loss", 0.1 * self.tol * unit, _PATIENCE)
+                Stopping("train_loss", 0.1 * tol * unit, _PATIENCE)
                 if online
-                else GradientStopping(self.tol * unit**0.5)
+                else GradientStopping(tol * unit**0.5)
             )
         net = self._new_net(
             rows,
             call,
             (),
-            draw_seed(call.random_state),
+            seed,
             module__noise=self._noise(),
             module__seed=None,
+            criterion__alpha=self.alpha_,
             module__fit_intercept=self.fit_intercept,
             module__centre_input=online and self._centres(),
             lr=self._learning_rate(rows, call),

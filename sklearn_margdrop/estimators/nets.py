@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn_margdrop.estimators.labels import Labels
 from sklearn_margdrop.estimators.targets import Numbers, Target
 from sklearn_margdrop.families import Bernoulli
 from sklearn_margdrop.numerics.ambient import neutral
+from sklearn_margdrop.training.batches import Rows
 from sklearn_margdrop.training.net import MarginalizedNet
 from sklearn_margdrop.training.units import conversion
 
@@ -120,3 +122,23 @@ class RegressorNet(RegressorMixin, TargetNet):
             if output.bias is not None:
                 bias = output.bias.cpu().double() * torch.tensor(factor) + torch.tensor(shift)
                 output.bias.copy_(bias)
+
+
+@torch.no_grad()
+def losses_of(net: TargetNet, valid: Rows) -> Tensor:
+    """The loss of each held-out row, in float64 on the CPU; infinite after a bad training.
+
+    Parameters
+    ----------
+    net : TargetNet
+    valid : Rows
+
+    Returns
+    -------
+    Tensor of shape (n_samples,)
+        In nats.
+    """
+    if net.n_explosions_ > 0:
+        return torch.full((len(valid),), math.inf, dtype=torch.float64, device="cpu")
+    losses = net.target.family.loss(net.linear_predictor(valid), valid.y)
+    return losses.cpu().double().nan_to_num(nan=math.inf)

@@ -300,6 +300,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
             call,
             hidden,
             seed,
+            criterion__alpha=float(self.alpha),
             module__activation=self.activation,
             module__noise=noise,
             module__seed=seed,

@@ -85,9 +85,11 @@ class MarginalizedDropoutRegressor(BaseMarginalizedRegressor, BaseMarginalizedNe
         Strength of the L2 penalty ``alpha / 2 * ||weights||^2``, added to the mean loss over
         the samples. `MLPClassifier` divides its `alpha` by the rows of a batch.
 
-    unlabeled_discount : float, default=1.0
+    unlabeled_discount : float or "auto", default="auto"
         Weight d of an unlabelled row relative to a labelled one in the penalty, which is
-        ``(R + d * R_unlabeled) / (n + d * m)`` for n labelled and m unlabelled rows (W).
+        ``(R + d * R_unlabeled) / (n + d * m)`` for n labelled and m unlabelled rows (W). Too large
+        a weight rewards confidence about the unlabelled rows, right or wrong. With `"auto"`,
+        unlabelled rows make up 3 % of the penalty.
 
     solver : {"adam", "sgd"}, default="adam"
         Optimiser of the weights.
@@ -198,6 +200,9 @@ class MarginalizedDropoutRegressor(BaseMarginalizedRegressor, BaseMarginalizedNe
     intercepts_ : list of ndarray of shape (fan_out,)
         Intercepts of each layer, likewise.
 
+    unlabeled_discount_ : float or None
+        The discount of unlabelled rows in the last call; None where there were none.
+
     n_iter_ : int
         Epochs run, over all calls with `warm_start` or `partial_fit`.
 
@@ -273,7 +278,7 @@ class MarginalizedDropoutRegressor(BaseMarginalizedRegressor, BaseMarginalizedNe
         method: str = "moments",
         n_probes: int | None = 1,
         alpha: float = 3e-4,
-        unlabeled_discount: float = 1.0,
+        unlabeled_discount: float | str = "auto",
         solver: str = "adam",
         batch_size: int | str = 100,
         learning_rate: str = "cosine",

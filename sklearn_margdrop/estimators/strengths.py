@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from sklearn_margdrop.estimators.nets import TargetNet
+from sklearn_margdrop.estimators.nets import TargetNet, losses_of
 from sklearn_margdrop.training.batches import Rows
 
 #: What is chosen from: retain rates at the input and at hidden layers, the usual ones first and
@@ -76,7 +76,7 @@ def choose(
     distinct = {tuple(rates_of(rates, sites)): rates for rates in reversed(candidates)}
     losses: dict[tuple[float, float], Tensor] = {}
     for rates in sorted(distinct.values(), key=candidates.index):
-        losses[rates] = _losses(train(rates, chosen_from, epochs), valid)
+        losses[rates] = losses_of(train(rates, chosen_from, epochs), valid)
     weight = torch.ones(len(valid), dtype=torch.float64, device="cpu")
     if valid.weight is not None:
         weight = valid.weight.cpu().double()
@@ -87,12 +87,3 @@ def choose(
     gain = (losses[usual] - losses[best]) * weight / weight.mean()
     is_clear = float(gain.mean()) > float(gain.std()) / math.sqrt(len(gain))
     return best if is_clear else usual, means
-
-
-@torch.no_grad()
-def _losses(net: TargetNet, valid: Rows) -> Tensor:
-    """The loss of each row, in float64 on the CPU; infinite where the training went badly."""
-    if net.n_explosions_ > 0:
-        return torch.full((len(valid),), math.inf, dtype=torch.float64, device="cpu")
-    losses = net.target.family.loss(net.linear_predictor(valid), valid.y)
-    return losses.cpu().double().nan_to_num(nan=math.inf)
