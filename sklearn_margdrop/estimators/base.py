@@ -27,7 +27,7 @@ from sklearn_margdrop.distributed.data_parallel import (
     shared_seed,
 )
 from sklearn_margdrop.estimators.atomic import Atomic, Outcome
-from sklearn_margdrop.estimators.discounts import N_UNLABELED, first_discount
+from sklearn_margdrop.estimators.discounts import N_UNLABELED, SMALL_SHARE, first_discount
 from sklearn_margdrop.estimators.ending import Ending
 from sklearn_margdrop.estimators.html import Outline, with_network
 from sklearn_margdrop.estimators.nets import TargetNet
@@ -161,6 +161,8 @@ class BaseMarginalizedEstimator(
 
     #: Whether sparse data stay sparse, batch by batch.
     _keeps_sparse = False
+    #: The part of the penalty of unlabelled rows where no labelled ones judge it.
+    _unlabeled_share = SMALL_SHARE
 
     _parameter_constraints: dict[str, Any] = {
         "noise": "no_validation",  # validation.py knows what is registered
@@ -345,8 +347,9 @@ class BaseMarginalizedEstimator(
         features = self._features(X, call)
         train, *valid = (subset(features, y, weight, part, call.incremental) for part in parts)
         n_unlabeled = 0 if X_unlabeled is None else X_unlabeled.shape[0]
-        discount = first_discount(self.unlabeled_discount, n_unlabeled, call.total_weight)
-        self.unlabeled_discount_ = discount
+        self.unlabeled_discount_ = discount = first_discount(
+            self.unlabeled_discount, n_unlabeled, call.total_weight, self._unlabeled_share
+        )
         if X_unlabeled is not None and (discount or self.pretrainer is not None):
             train.unlabeled = self._features(X_unlabeled, call)
             train.unlabeled_share = unlabeled_share(discount or 0, n_unlabeled, own.sum())

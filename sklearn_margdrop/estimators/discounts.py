@@ -14,9 +14,12 @@ from sklearn_margdrop.notices import warn
 from sklearn_margdrop.training.batches import Rows
 from sklearn_margdrop.weighting import discount_of_share, unlabeled_share
 
-#: The parts of the penalty that unlabelled rows may make up, and the one where nothing judges it.
+#: The parts of the penalty that unlabelled rows may make up.
 SHARES = 0.0, 0.03, 0.1, 0.3
-SMALL_SHARE = SHARES[1]
+
+#: Those where no labelled rows judge it: of linear models, which escape a penalty sooner, and of
+#: networks.
+SMALL_SHARE, SHARE_OF_NETWORKS = SHARES[1:3]
 
 #: Above this, a warning says that models escape the penalty.
 _LARGE_SHARE = 0.5
@@ -95,7 +98,9 @@ def choose_share(train: Callable[[Rows, float], TargetNet], rows: Rows) -> float
     return best
 
 
-def first_discount(given: Any, n_unlabeled: int, total_weight: float) -> float | None:
+def first_discount(
+    given: Any, n_unlabeled: int, total_weight: float, share: float = SMALL_SHARE
+) -> float | None:
     """What `unlabeled_discount` is before labelled rows judge it; warns of one that is too large.
 
     Parameters
@@ -104,16 +109,18 @@ def first_discount(given: Any, n_unlabeled: int, total_weight: float) -> float |
     n_unlabeled : int
     total_weight : float
         That of the labelled rows.
+    share : float, default=0.03
+        The part of the penalty for which `"auto"` stands.
 
     Returns
     -------
     float or None
-        `"auto"` is that of a small share of the penalty; None without unlabelled rows.
+        None without unlabelled rows.
     """
     if not n_unlabeled:
         return None
     if given == "auto":
-        return discount_of_share(SMALL_SHARE, n_unlabeled, total_weight)
+        return discount_of_share(share, n_unlabeled, total_weight)
     share = unlabeled_share(float(given), n_unlabeled, total_weight)
     if share > _LARGE_SHARE:
         most = discount_of_share(SHARES[-1], n_unlabeled, total_weight)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sklearn_margdrop.distributed.data_parallel import engine_of, is_main_process
 from sklearn_margdrop.estimators.base import BaseMarginalizedEstimator, Call
+from sklearn_margdrop.estimators.discounts import SHARE_OF_NETWORKS
 from sklearn_margdrop.estimators.html import Outline
 from sklearn_margdrop.estimators.nets import TargetNet
 from sklearn_margdrop.estimators.pretraining import pretrain
@@ -74,6 +75,7 @@ class BaseMarginalizedNetwork(BaseMarginalizedEstimator):
     pretrainers_: list[Any]
     retain_rate_: tuple[float, float] | None
 
+    _unlabeled_share = SHARE_OF_NETWORKS
     _solvers = NETWORK_SOLVERS
     _curves = {**BaseMarginalizedEstimator._curves, "penalty_curve_": "penalty"}
 

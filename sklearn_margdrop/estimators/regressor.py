@@ -89,7 +89,7 @@ class MarginalizedDropoutRegressor(BaseMarginalizedRegressor, BaseMarginalizedNe
         Weight d of an unlabelled row relative to a labelled one in the penalty, which is
         ``(R + d * R_unlabeled) / (n + d * m)`` for n labelled and m unlabelled rows (W). Too large
         a weight rewards confidence about the unlabelled rows, right or wrong. With `"auto"`,
-        unlabelled rows make up 3 % of the penalty.
+        unlabelled rows make up 10 % of the penalty.
 
     solver : {"adam", "sgd"}, default="adam"
         Optimiser of the weights.
