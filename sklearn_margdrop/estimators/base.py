@@ -96,7 +96,7 @@ class Call:
     total_weight : float
         How many rows the labelled ones stand for.
     few_unlabeled : Features or None
-        Some of the unlabelled rows, with which "auto" chooses their discount.
+        Some of the unlabelled rows.
     device : torch.device
     dtype : type
         That of the features in training.
@@ -155,14 +155,11 @@ class BaseMarginalizedEstimator(
     method: str
     alpha: Any
     verbose: bool | int
-
     _target: Target
     _net: type[TargetNet]
 
-    #: Whether sparse data stay sparse, batch by batch.
-    _keeps_sparse = False
-    #: The part of the penalty of unlabelled rows where no labelled ones judge it.
-    _unlabeled_share = SMALL_SHARE
+    #: Whether sparse data stay sparse, and the share of unlabelled rows that is not chosen.
+    _keeps_sparse, _unlabeled_share = False, SMALL_SHARE
 
     _parameter_constraints: dict[str, Any] = {
         "noise": "no_validation",  # validation.py knows what is registered
@@ -347,14 +344,14 @@ class BaseMarginalizedEstimator(
         features = self._features(X, call)
         train, *valid = (subset(features, y, weight, part, call.incremental) for part in parts)
         n_unlabeled = 0 if X_unlabeled is None else X_unlabeled.shape[0]
-        self.unlabeled_discount_ = discount = first_discount(
-            self.unlabeled_discount, n_unlabeled, call.total_weight, self._unlabeled_share
-        )
+        given, share = self.unlabeled_discount, self._unlabeled_share
+        discount = first_discount(given, n_unlabeled, call.total_weight, share)
+        self.unlabeled_discount_ = discount
         if X_unlabeled is not None and (discount or self.pretrainer is not None):
             train.unlabeled = self._features(X_unlabeled, call)
             train.unlabeled_share = unlabeled_share(discount or 0, n_unlabeled, own.sum())
-            few = slice(None, None, max(n_unlabeled // N_UNLABELED, 1))
-            call.few_unlabeled = self._features(X_unlabeled[few], call)
+            few = X_unlabeled[:: max(n_unlabeled // N_UNLABELED, 1)]
+            call.few_unlabeled = self._features(few, call)
             if call.incremental:
                 train.unlabeled_weight = own.mean()
         return train, valid[0] if valid else None
