@@ -59,7 +59,14 @@ class _Separate(Family):
         return 0.5 * self.curvature(eta), None if slope is None else 0.5 * slope
 
     def has_terms_vjp(self, whole: bool) -> bool:
-        return not whole or type(self).gap_vjp is not _Separate.gap_vjp
+        if whole:
+            is_defined = type(self).gap_vjp is not _Separate.gap_vjp
+            return is_defined and self.is_derivative("gap_vjp", "jensen_gap")
+        name = "curvature_slope"
+        if type(self).half_curvature is not _Separate.half_curvature:
+            name = "half_curvature"
+        is_diagonal = type(self).curvature_trace is Family.curvature_trace
+        return is_diagonal and self.is_derivative(name, "curvature")
 
     def terms_vjp(
         self, eta: Tensor, y: Tensor, noise: PushedNoise | None, weights: Weights, whole: bool
@@ -384,7 +391,8 @@ class Categorical(Family):
         return centred_over_classes(weight)
 
     def has_terms_vjp(self, whole: bool) -> bool:
-        return True
+        penalty = "jensen_gap" if whole else "curvature_trace"
+        return self.is_derivative("terms_vjp", "loss", "mean", "curvature", penalty)
 
     def terms_vjp(
         self, eta: Tensor, y: Tensor, noise: PushedNoise | None, weights: Weights, whole: bool

@@ -155,6 +155,14 @@ class Family(ABC):
 
         return value.detach(), back
 
+    def is_derivative(self, name: str, *values: str) -> bool:
+        """Whether no subclass has changed one of the `values` alone, and not its derivative."""
+        levels = {
+            each: next(k for k, cls in enumerate(type(self).__mro__) if each in vars(cls))
+            for each in (name, *values)
+        }
+        return all(levels[name] <= levels[each] for each in values)
+
     def has_terms_vjp(self, whole: bool) -> bool:
         """Whether there is :meth:`terms_vjp`, for the expectation itself if `whole`."""
         return False

@@ -6,7 +6,7 @@ import torch
 from oracles import make_noise, make_targets, randn
 
 from sklearn_margdrop import objective
-from sklearn_margdrop.families import FAMILIES, Categorical
+from sklearn_margdrop.families import FAMILIES, Bernoulli, Categorical
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.noise import NOISE_MODELS, Dropout
 from sklearn_margdrop.numerics import memory
@@ -107,3 +107,16 @@ def test_what_it_does_not_know():
     assert not is_single_layer(deep, Categorical(), False)
     assert not is_single_layer(shallow, FAMILIES["poisson"](), True)
     assert is_single_layer(NoisyNetwork([WIDTH, 3]), FAMILIES["poisson"](), True)
+
+
+@pytest.mark.parametrize("base", [Bernoulli, Categorical])
+@pytest.mark.parametrize(("changed", "whole"), [("jensen_gap", True), ("curvature", False)])
+def test_a_family_that_changes_a_value_alone_is_left_to_autograd(base, changed, whole):
+    """Its derivative would be that of another family."""
+
+    def twice(self, *arguments):
+        return 2 * getattr(base, changed)(self, *arguments)
+
+    family = type("Changed", (base,), {changed: twice})()
+    assert base().has_terms_vjp(whole)
+    assert not family.has_terms_vjp(whole)
