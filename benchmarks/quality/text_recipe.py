@@ -1,8 +1,8 @@
 """From TF-IDF and LogisticRegression to the linear model: 3,000 labelled reviews of IMDB.
 
 Run ``python -m benchmarks.quality.text_recipe`` (ten minutes). Words, and words with pairs, as
-TF-IDF and as binary counts: LogisticRegression with the best of five `C`, the default linear model,
-and the same with 20,000 reviews that have no label. Scored on 5,000 others.
+TF-IDF and as binary counts: LogisticRegression with the best of five `C`, the default linear
+model, and the same with 20,000 reviews that have no label. Scored on 5,000 others.
 """
 
 import time

@@ -18,7 +18,7 @@ from sklearn_margdrop.estimators.coefficients import Coefficients
 from sklearn_margdrop.estimators.dask_data import partitioned_rows
 from sklearn_margdrop.estimators.discounts import choose_share
 from sklearn_margdrop.estimators.nets import TargetNet
-from sklearn_margdrop.estimators.scales import auto_alpha, auto_retain_rate
+from sklearn_margdrop.estimators.scales import ColumnSums, auto_alpha, auto_retain_rate
 from sklearn_margdrop.estimators.sklearn_private import Interval, StrOptions
 from sklearn_margdrop.estimators.validation import check_noise, draw_seed
 from sklearn_margdrop.methods import GLM_METHODS
@@ -45,6 +45,14 @@ _TOL_OF_TRIAL = 2e-2
 
 #: Epochs without progress after which an online solver ends.
 _PATIENCE = 5
+
+
+def _rows_of_stream(shares: NDArray[np.float64], n_rows: int) -> int:
+    """Those of which a first chunk is taken to be a part, given where its features occur."""
+    occurring = shares[shares > 0]
+    # More rows would bring more words, each as rare.
+    is_text = len(occurring) and np.median(occurring) * n_rows < 1.5 and shares.mean() < 0.5
+    return n_rows if is_text else _ROWS_OF_STREAM
 
 
 def _last_objective(net: TargetNet) -> float:
@@ -238,31 +246,34 @@ class BaseMarginalizedGLM(Coefficients):
 
     def _find_strengths(self, rows: Rows, call: Call) -> None:
         """Set what "auto" stands for; the first rows of a stream decide for all of it."""
-        if call.incremental and call.continuing and hasattr(self, "alpha_"):
-            known = self.retain_rate_, self.alpha_
-        else:
-            known = None, None  # type: ignore[assignment]
-        given: tuple[Any, Any] = self.retain_rate, self.alpha
-        is_dropout = NOISE_MODELS[self.noise].parameter == "retain_rate"
-        n_rows = _ROWS_OF_STREAM if call.incremental else call.total_weight
-        occurrences = squares = np.zeros(0)
-        if any(each is None and value == "auto" for each, value in zip(known, given, strict=True)):
-            mean, deviation = (to_array(each) for each in rows.moments)
-            squares = n_rows * deviation**2
-            if not self.fit_intercept:
-                squares += n_rows * mean**2
-            occurrences = n_rows * to_array(rows.occurrences)
-        rate: float | None = None
-        if is_dropout:
-            rate = given[0] if given[0] != "auto" else known[0] or auto_retain_rate(occurrences)
+        given: dict[str, Any] = {"retain_rate": self.retain_rate, "alpha": self.alpha}
+        if NOISE_MODELS[self.noise].parameter != "retain_rate":
+            given["retain_rate"] = None
+        if call.incremental and call.continuing:
+            for name in given:
+                known = getattr(self, f"{name}_", None)
+                given[name] = known if given[name] == "auto" and known else given[name]
+        if "auto" in given.values():
+            n_rows, sums = self._column_sums(rows, call)
+            if given["retain_rate"] == "auto":
+                given["retain_rate"] = auto_retain_rate(sums)
+            rate = given["retain_rate"] or 1.0
+            if given["alpha"] == "auto":
+                given["alpha"] = auto_alpha(sums, n_rows, (1 - rate) / rate)
+        rate = given["retain_rate"]
         self.retain_rate_ = None if rate is None else float(rate)
-        variance = 0.0 if rate is None else (1 - rate) / rate
-        alpha = given[1]
-        if alpha == "auto":
-            alpha = known[1]
-            if alpha is None:
-                alpha = auto_alpha(occurrences, squares, n_rows, variance)
-        self.alpha_ = float(alpha)
+        self.alpha_ = float(given["alpha"])
+
+    def _column_sums(self, rows: Rows, call: Call) -> tuple[float, ColumnSums]:
+        """What "auto" depends on: the number of rows, and sums over them."""
+        mean, deviation = (to_array(each) for each in rows.moments)
+        shares = to_array(rows.occurrences)
+        n_rows = _rows_of_stream(shares, len(rows)) if call.incremental else call.total_weight
+        about_mean = n_rows * deviation**2
+        about_zero = about_mean + n_rows * mean**2
+        return n_rows, ColumnSums(
+            n_rows * shares, about_zero, about_mean if self.fit_intercept else about_zero
+        )
 
     def _build_net(self, rows: Rows, call: Call, seed: int, tol: float | None = None) -> TargetNet:
         tol = self.tol if tol is None else tol

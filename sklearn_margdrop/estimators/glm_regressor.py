@@ -49,8 +49,9 @@ class MarginalizedDropoutGLMRegressor(BaseMarginalizedRegressor, BaseMarginalize
     retain_rate : float or "auto", default="auto"
         Probability q in (0, 1] that dropout keeps a feature; 1 is no noise. With `"auto"`,
         (1 - q) / q is half the number of features over the number of rows in which the typical
-        feature occurs, and at most 1: q is 0.5 for words, and near 1 for dense tables of many
-        rows. A stream is taken to have 10,000 rows like those of its first chunk.
+        feature occurs, less where features are far from zero, and at most 1: q is 0.5 for words,
+        and near 1 for dense tables of many rows. The first chunk of a stream decides, as a part
+        of 10,000 rows.
 
     noise_std : float, default=0.1
         Standard deviation of gaussian noise, in the units of the features. 0 is no noise.
@@ -66,7 +67,7 @@ class MarginalizedDropoutGLMRegressor(BaseMarginalizedRegressor, BaseMarginalize
         Strength of the L2 penalty ``alpha / 2 * ||coef||^2``, added to the mean loss over the
         samples. (As in `PoissonRegressor`; `Ridge` multiplies its own by the number of samples.)
         It keeps the weights of features small that no labelled row holds.
-        `"auto"` is in the units of the features: the harmonic mean of their variances, each over
+        `"auto"` is in the units of the features: the median of their variances, each over
         the share of rows in which the feature is not zero, times 1e-4, or times
         ``(1 - v) / n_samples`` if that is more, with v = (1 - q) / q of dropout. Without noise it
         is that of ``LogisticRegression(C=1)`` on scaled features.

@@ -6,7 +6,7 @@ import scipy.sparse as sp
 from numpy.testing import assert_allclose
 
 from sklearn_margdrop import MarginalizedDropoutGLMClassifier, MarginalizedDropoutGLMRegressor
-from sklearn_margdrop.estimators.scales import auto_alpha, auto_retain_rate
+from sklearn_margdrop.estimators.scales import ColumnSums, auto_alpha, auto_retain_rate
 
 
 def dense(n=80, p=6):
@@ -21,30 +21,48 @@ def words(n=60, p=400):
     return X, (X[:, :20].sum(1) > np.median(X[:, :20].sum(1))).astype(int)
 
 
+def of_table(X, n_rows):
+    """(1 - q) / q, and the median variance times what dropout leaves to L2."""
+    far = ((X**2).mean(0) / X.var(0)).mean()
+    variance = X.shape[1] / (2 * n_rows * far)
+    return variance, np.median(X.var(0)) * (1 - variance) / n_rows
+
+
 def test_rates_of_words_and_of_tables():
     X, y = words()
     assert MarginalizedDropoutGLMClassifier().fit(sp.csr_array(X), y).retain_rate_ == 0.5
     X, y = dense()
     model = MarginalizedDropoutGLMClassifier().fit(X, y)
-    assert model.retain_rate_ == pytest.approx(1 / (1 + 6 / 160))
-    variances = X.var(0)
-    harmonic = 6 / (1 / variances).sum()
-    assert model.alpha_ == pytest.approx(harmonic * (1 - 6 / 160) / 80)
+    variance, alpha = of_table(X, 80)
+    assert model.retain_rate_ == pytest.approx(1 / (1 + variance))
+    assert model.alpha_ == pytest.approx(alpha)
+
+
+def test_columns_far_from_zero_keep_what_they_tell():
+    rng = np.random.RandomState(0)
+    X = rng.normal(size=(300, 10))
+    y = X @ rng.normal(size=10) + rng.normal(size=300)
+    near, far = (MarginalizedDropoutGLMRegressor().fit(Z, y).score(Z, y) for Z in (X, X + 8))
+    assert far > near - 0.01
+
+
+def test_columns_that_hardly_vary_are_no_unit():
+    X, y = dense()
+    varied = np.c_[X, 1e-12 * np.random.RandomState(2).normal(size=(80, 2))]
+    models = [MarginalizedDropoutGLMClassifier().fit(Z, y) for Z in (X, varied)]
+    assert models[1].alpha_ == pytest.approx(models[0].alpha_, rel=10)
 
 
 def test_features_that_never_occur_say_nothing():
-    occurrences, squares = np.array([4.0, 2.0]), np.array([1.0, 2.0])
-    with_zeros = np.append(occurrences, [0.0, 0.0]), np.append(squares, [0.0, 0.0])
-    assert auto_retain_rate(with_zeros[0]) == auto_retain_rate(occurrences)
-    assert auto_alpha(*with_zeros, 4, 0.5) == auto_alpha(occurrences, squares, 4, 0.5)
-    assert auto_retain_rate(np.zeros(3)) == 0.5
-    assert auto_alpha(np.zeros(3), np.zeros(3), 10, 1.0) == 1e-4
-
-
-def test_features_of_any_size_have_a_finite_scale():
-    for size in (1e-300, 1e300):
-        alpha = auto_alpha(np.array([2.0, 2.0]), np.array([size, 1e-8 * size]), 2, 1.0)
-        assert alpha == pytest.approx(1e-4 * size * 1e-8, rel=1e-6)
+    some = ColumnSums(np.array([4.0, 2.0]), np.array([1.0, 2.0]), np.array([1.0, 1.5]))
+    more = ColumnSums(*(np.append(each, [0.0, 0.0]) for each in some))
+    assert auto_retain_rate(more) == auto_retain_rate(some)
+    assert auto_alpha(more, 4, 0.5) == auto_alpha(some, 4, 0.5)
+    nothing = ColumnSums(*np.zeros((3, 3)))
+    assert auto_retain_rate(nothing) == 0.5
+    assert auto_alpha(nothing, 10, 1.0) == 1e-4
+    model = MarginalizedDropoutGLMClassifier().fit(np.zeros((10, 3)), [0, 1] * 5)
+    assert (model.retain_rate_, model.alpha_) == (0.5, 1e-4)
 
 
 @pytest.mark.parametrize("unit", [1e-6, 1e6])
@@ -83,8 +101,7 @@ def test_numbers_are_what_they_are():
     model = MarginalizedDropoutGLMRegressor(retain_rate=0.7, alpha=0.25).fit(X, y)
     assert (model.retain_rate_, model.alpha_) == (0.7, 0.25)
     model = MarginalizedDropoutGLMRegressor(retain_rate=0.7).fit(X, y)
-    harmonic = 6 / (1 / X.var(0)).sum()
-    assert model.alpha_ == pytest.approx(harmonic * (1 - 3 / 7) / 80)
+    assert model.alpha_ == pytest.approx(np.median(X.var(0)) * (1 - 3 / 7) / 80)
     assert MarginalizedDropoutGLMRegressor(noise="gaussian").fit(X, y).retain_rate_ is None
 
 
@@ -93,7 +110,19 @@ def test_the_first_chunk_of_a_stream_decides():
     model = MarginalizedDropoutGLMClassifier(solver="adagrad", random_state=0)
     model.partial_fit(X[:8], y[:8], classes=[0, 1])
     first = model.retain_rate_, model.alpha_
-    assert first[0] == pytest.approx(1 / (1 + 6 / 20_000))
+    assert first[0] == pytest.approx(1 / (1 + of_table(X[:8], 10_000)[0]))
     model.partial_fit(1000 * X[8:], y[8:])
     assert (model.retain_rate_, model.alpha_) == first
     assert MarginalizedDropoutGLMClassifier().fit(X, y).retain_rate_ != first[0]
+
+
+@pytest.mark.parametrize("n", [1, 4, 16])
+def test_streams_of_words_have_their_rate(n):
+    X, y = words()
+    alphas = []
+    for unit in (1.0, 1000.0):
+        model = MarginalizedDropoutGLMClassifier(solver="adagrad", random_state=0)
+        model.partial_fit(sp.csr_array(unit * X[:n]), y[:n], classes=[0, 1])
+        assert model.retain_rate_ == 0.5
+        alphas.append(model.alpha_)
+    assert alphas[1] == pytest.approx(1e6 * alphas[0])
