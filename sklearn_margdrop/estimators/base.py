@@ -27,7 +27,7 @@ from sklearn_margdrop.distributed.data_parallel import (
     shared_seed,
 )
 from sklearn_margdrop.estimators.atomic import Atomic, Outcome
-from sklearn_margdrop.estimators.discounts import N_UNLABELED, SMALL_SHARE, first_discount
+from sklearn_margdrop.estimators.discounts import SMALL_SHARE, first_discount
 from sklearn_margdrop.estimators.ending import Ending
 from sklearn_margdrop.estimators.html import Outline, with_network
 from sklearn_margdrop.estimators.nets import TargetNet
@@ -95,8 +95,6 @@ class Call:
     ----------
     total_weight : float
         How many rows the labelled ones stand for.
-    few_unlabeled : Features or None
-        Some of the unlabelled rows.
     device : torch.device
     dtype : type
         That of the features in training.
@@ -113,7 +111,6 @@ class Call:
     incremental: bool = False
     classes: ArrayLike | None = None
     total_weight: float = field(init=False)
-    few_unlabeled: Features | None = field(init=False, default=None)
     device: torch.device = field(init=False)
     dtype: Any = field(init=False)
     random_state: np.random.RandomState = field(init=False)
@@ -350,8 +347,6 @@ class BaseMarginalizedEstimator(
         if X_unlabeled is not None and (discount or self.pretrainer is not None):
             train.unlabeled = self._features(X_unlabeled, call)
             train.unlabeled_share = unlabeled_share(discount or 0, n_unlabeled, own.sum())
-            few = X_unlabeled[:: max(n_unlabeled // N_UNLABELED, 1)]
-            call.few_unlabeled = self._features(few, call)
             if call.incremental:
                 train.unlabeled_weight = own.mean()
         return train, valid[0] if valid else None
