@@ -40,9 +40,6 @@ _COEFFICIENTS = "coef_", "intercept_"
 #: As many rows as a stream is taken to have, where "auto" depends on their number.
 _ROWS_OF_STREAM = 10_000
 
-#: The least tolerance of fits that judge the discount of unlabelled rows.
-_TOL_OF_TRIAL = 2e-2
-
 #: Epochs without progress after which an online solver ends.
 _PATIENCE = 5
 
@@ -219,16 +216,14 @@ class BaseMarginalizedGLM(Coefficients):
 
         On Dask collections, too, the unlabelled rows have a small share of the penalty instead.
         """
-        few = call.few_unlabeled
-        if few is None or rows.unlabeled is None or call.incremental:
-            return
-        if self.unlabeled_discount != "auto":
+        unlabeled = rows.unlabeled
+        if unlabeled is None or self.unlabeled_discount != "auto" or call.incremental:
             return
 
         def train(labelled: Rows, share: float) -> TargetNet:
-            labelled.unlabeled = few if share > 0 else None
+            labelled.unlabeled = unlabeled if share > 0 else None
             labelled.unlabeled_share = share
-            net = self._build_net(labelled, call, 0, max(self.tol, _TOL_OF_TRIAL))
+            net = self._build_net(labelled, call, seed=0)
             net.verbose = 0
             self._start(net, labelled, False, at_random=False)
             self._optimise(net, labelled, call, self.max_iter)
@@ -236,11 +231,9 @@ class BaseMarginalizedGLM(Coefficients):
                 raise KeyboardInterrupt
             return net
 
-        share = choose_share(train, rows)
-        self.unlabeled_discount_ = discount_of_share(share, len(rows.unlabeled), call.total_weight)
-        rows.unlabeled_share = unlabeled_share(
-            self.unlabeled_discount_, len(rows.unlabeled), call.total_weight
-        )
+        share, size = choose_share(train, rows), (len(unlabeled), call.total_weight)
+        self.unlabeled_discount_ = discount_of_share(share, *size)
+        rows.unlabeled_share = unlabeled_share(self.unlabeled_discount_, *size)
         if share == 0:
             rows.unlabeled = None
 
@@ -275,16 +268,15 @@ class BaseMarginalizedGLM(Coefficients):
             n_rows * shares, about_zero, about_mean if self.fit_intercept else about_zero
         )
 
-    def _build_net(self, rows: Rows, call: Call, seed: int, tol: float | None = None) -> TargetNet:
-        tol = self.tol if tol is None else tol
+    def _build_net(self, rows: Rows, call: Call, seed: int) -> TargetNet:
         online = not self._solver.full_batch
         callbacks = []
         if not call.incremental:
             unit = call.target.loss_unit(rows)
             callbacks.append(
-                Stopping("train_loss", 0.1 * tol * unit, _PATIENCE)
+                Stopping("train_loss", 0.1 * self.tol * unit, _PATIENCE)
                 if online
-                else GradientStopping(tol * unit**0.5)
+                else GradientStopping(self.tol * unit**0.5)
             )
         net = self._new_net(
             rows,
