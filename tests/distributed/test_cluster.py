@@ -61,7 +61,7 @@ def killing_a_worker(client, monkeypatch, at):
 def test_a_fit_where_the_rows_lie_survives_a_worker(monkeypatch):
     X, y, counts = data()
     rows = da.from_array(X, chunks=(90, 6))
-    poisson = {"family": "poisson", "tol": 1e-10}
+    poisson = {"family": "poisson", "tol": 1e-10, "unlabeled_discount": 0.5}
     model, there = MarginalizedDropoutGLMRegressor(**poisson), MarginalizedDropoutGLMClassifier()
     with cluster() as client:
         sparse = rows.map_blocks(sp.csr_array)

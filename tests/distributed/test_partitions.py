@@ -28,9 +28,10 @@ def check(family, method, sparse):
     if sparse:
         rows = rows.map_blocks(sp.csr_array)
     blocks = [da.from_array(each, chunks=ROWS) for each in (y, weight)]
-    there = glm(family, method=method).fit(rows, *blocks, X_unlabeled=rows[:140])
+    options = {"method": method, "unlabeled_discount": 0.5}
+    there = glm(family, **options).fit(rows, *blocks, X_unlabeled=rows[:140])
     X = sp.csr_array(X) if sparse else X
-    here = glm(family, method=method).fit(X, y, weight, X_unlabeled=X[:140])
+    here = glm(family, **options).fit(X, y, weight, X_unlabeled=X[:140])
     assert_same(there, here)
 
 

@@ -67,7 +67,7 @@ MODELS = {
     "validated": network(CLASSIFIER, early_stopping=True, validation_fraction=0.5),
     "pretrained": network(REGRESSOR, pretrainer=BernoulliRBM(n_iter=1)),
     "lbfgs": glm(GLM_CLASSIFIER, "lbfgs", tol=1e-9),
-    "restarts": glm(GLM_REGRESSOR, "lbfgs", n_restarts=1, tol=1e-12, retain_rate=0.5),
+    "restarts": glm(GLM_CLASSIFIER, "lbfgs", n_restarts=1, tol=1e-9, method="quadratic"),
     "glm by sgd": glm(GLM_CLASSIFIER, "sgd"),
     "adagrad": glm(GLM_REGRESSOR, "adagrad"),
     "fisher": glm(GLM_CLASSIFIER, "fisher", method="quadratic"),
