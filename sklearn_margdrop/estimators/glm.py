@@ -253,6 +253,8 @@ class BaseMarginalizedGLM(Coefficients):
             rate = given["retain_rate"] or 1.0
             if given["alpha"] == "auto":
                 given["alpha"] = auto_alpha(sums, n_rows, (1 - rate) / rate)
+                if self._solver.plain:  # whose steps would be more than all of the coefficients
+                    given["alpha"] = min(given["alpha"], 1.0)
         rate = given["retain_rate"]
         self.retain_rate_ = None if rate is None else float(rate)
         self.alpha_ = float(given["alpha"])

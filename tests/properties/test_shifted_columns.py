@@ -381,7 +381,8 @@ def test_columns_that_are_zero_in_most_rows(solver):
     rng = np.random.RandomState(0)
     rare = (rng.uniform(size=(400, 3)) < 0.02) * 1.0
     y = rng.uniform(size=400) < 0.2 + 0.7 * rare[:, 0]
-    model = MarginalizedDropoutGLMClassifier(solver=solver, retain_rate=1, random_state=0)
+    options = {"retain_rate": 1, "alpha": 1e-4, "random_state": 0}
+    model = MarginalizedDropoutGLMClassifier(solver=solver, **options)
     expected = model.fit(rare, y).predict_proba(rare)
     for other in (1 - rare, rare + 3):
         np.testing.assert_allclose(model.fit(other, y).predict_proba(other), expected, atol=1e-4)
