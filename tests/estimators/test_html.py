@@ -77,7 +77,7 @@ def test_all_kinds_of_models(iris):
     assert rows[0] == ["input", "4", ""]
     assert rows[-1] == ["output normal", "2", ""]
     assert note == "sampling"  # its penalty is not known
-    glm = MarginalizedDropoutGLMClassifier().fit(X, y > 0)
+    glm = MarginalizedDropoutGLMClassifier(retain_rate=0.5).fit(X, y > 0)
     rows, note = table(estimator_html_repr(glm))
     assert rows == [
         ["input", "4", "Dropout(retain_rate=0.5)"],
