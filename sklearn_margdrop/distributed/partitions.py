@@ -20,11 +20,10 @@ from torch import Tensor
 
 from sklearn_margdrop.networks import NoisyNetwork
 from sklearn_margdrop.numerics.ambient import neutral
-from sklearn_margdrop.numerics.memory import blocks
 from sklearn_margdrop.numerics.sparse import column_sums, first_row, products_about
 from sklearn_margdrop.objective import Objective, Terms
 from sklearn_margdrop.training.batches import Features, Rows
-from sklearn_margdrop.training.engine import Engine
+from sklearn_margdrop.training.engine import Engine, every
 from sklearn_margdrop.training.prediction import PredictingNet
 from sklearn_margdrop.weighting import WeightedRows
 
@@ -111,8 +110,7 @@ class Bundle:
         total = np.zeros((self.rows[0].x.shape[1],) * 2)
         about = None if centre is None else torch.from_numpy(centre)
         for features, y, weight, _ in self.parts:
-            for block in blocks(len(y), step * features.shape[1]) if len(y) else ():
-                part = slice(block.start, block.stop, step)
+            for part in every(step, len(y), features.shape[1]) if len(y) else ():
                 centred = products_about(
                     features.take(part),
                     None if about is None else about.to(weight.device),

@@ -214,10 +214,13 @@ class BaseMarginalizedGLM(Coefficients):
     def _choose_discount(self, rows: Rows, call: Call) -> None:
         """Let held-out labelled rows choose the discount, unless it is given or the fit a stream.
 
-        On Dask collections, too, the unlabelled rows have a small share of the penalty instead.
+        On Dask collections and of rows in files, too, the unlabelled rows have a small share of
+        the penalty instead.
         """
         unlabeled = rows.unlabeled
         if unlabeled is None or self.unlabeled_discount != "auto" or call.incremental:
+            return
+        if rows.features.is_mapped or unlabeled.is_mapped:
             return
 
         def train(labelled: Rows, share: float) -> TargetNet:

@@ -16,6 +16,19 @@ from sklearn_margdrop.training.prediction import PredictingNet
 from sklearn_margdrop.weighting import WeightedRows
 
 
+def every(step: int, n_rows: int, width: int) -> list[slice]:
+    """Every `step`-th row, in blocks that fit into the cache.
+
+    Examples
+    --------
+    >>> from sklearn_margdrop.training.engine import every
+    >>> every(3, 10, 5)
+    [slice(0, 10, 3)]
+    """
+    cut = blocks(-(-n_rows // step), width, in_cache=True)
+    return [slice(step * b.start, min(step * b.stop, n_rows), step) for b in cut]
+
+
 class Engine:
     """Evaluates the objective of a net in this process alone.
 
@@ -49,8 +62,8 @@ class Engine:
         Of the labelled rows, every `step`-th one is taken. Shape (n_features, n_features).
         """
         parts = []
-        for block in blocks(len(rows), step * rows.features.shape[1]):
-            x, _, weight, _ = rows.batch(slice(block.start, block.stop, step))
+        for part in every(step, len(rows), rows.features.shape[1]):
+            x, _, weight, _ = rows.batch(part)
             parts.append(products_about(x, centre, weight * len(weight)))
         return functools.reduce(torch.add, parts)
 

@@ -28,11 +28,13 @@ def test_bad_input_is_refused_before_any_work():
         MarginalizedDropoutGLMRegressor(noise="salt").fit(X, y)
     for options in (
         {"retain_rate": 0.0},
-        {"retain_rate": "auto"},
+        {"retain_rate": "most"},
         {"retain_rate": [0.5]},
         {"noise_std": -1.0},
         {"method": "diagonal"},
         {"alpha": -1.0},
+        {"alpha": "some"},
+        {"unlabeled_discount": "all"},
         {"solver": "newton"},
         {"n_restarts": -1},
         {"learning_rate_init": 0.0},

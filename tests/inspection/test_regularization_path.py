@@ -49,7 +49,7 @@ def test_path_of_coefficients(iris):
 def test_path_of_one_class_or_output(iris):
     X, y = iris
     labels = np.array(list("abc"))[y]
-    model = MarginalizedDropoutGLMClassifier()
+    model = MarginalizedDropoutGLMClassifier(retain_rate=0.5)
     options = {"retain_rates": [0.5]}
     display = RegularizationPathDisplay.from_estimator(model, X, labels, target="b", **options)
     assert_array_equal(display.coefs[0], clone(model).fit(X, labels).coef_[1])
@@ -57,7 +57,7 @@ def test_path_of_one_class_or_output(iris):
         RegularizationPathDisplay.from_estimator(model, X, labels, **options)
     with pytest.raises(ValueError, match="None for two classes"):
         RegularizationPathDisplay.from_estimator(model, X, y > 0, target=True, **options)
-    regressor = MarginalizedDropoutGLMRegressor()
+    regressor = MarginalizedDropoutGLMRegressor(retain_rate=0.5)
     display = RegularizationPathDisplay.from_estimator(
         regressor, X[:, 2:], X[:, :2], target=1, **options
     )
@@ -89,7 +89,7 @@ def test_path_of_scores(iris):
 
 def test_path_with_unlabeled_rows(iris):
     X, y = iris
-    model = MarginalizedDropoutGLMClassifier()
+    model = MarginalizedDropoutGLMClassifier(retain_rate=0.5)
     display = RegularizationPathDisplay.from_estimator(
         model, X, y > 0, retain_rates=[0.5], fit_params={"X_unlabeled": 3 * X}
     )

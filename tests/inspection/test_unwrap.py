@@ -27,7 +27,7 @@ QUICK = {"hidden_layer_sizes": (6, 5), "max_iter": 5, "random_state": 0}
 
 def test_pipelines_and_searches_transform_the_data(iris):
     X, y = load_iris(return_X_y=True)
-    model = MarginalizedDropoutGLMClassifier()
+    model = MarginalizedDropoutGLMClassifier(alpha=1e-4, retain_rate=0.5)
     pipe = make_pipeline(StandardScaler(), model)
     expected = penalty_per_sample(clone(model).fit(*iris), iris[0])
     assert_allclose(penalty_per_sample(pipe.fit(X, y), X), expected)

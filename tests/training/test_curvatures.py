@@ -91,7 +91,7 @@ def test_the_inverse_hessian_is_that_of_the_objective_at_the_mean(retain_rate):
         p = eta.sigmoid()
         noise = (1 - retain_rate) / retain_rate * x.square() @ weight.square().mT
         losses = torch.nn.functional.softplus(eta) - targets * eta + 0.5 * p * (1 - p) * noise
-        return losses.mean() + 0.5 * model.alpha * weight.square().sum()
+        return losses.mean() + 0.5 * model.alpha_ * weight.square().sum()
 
     parts = torch.autograd.functional.hessian(objective, at)
     width = X.shape[1]

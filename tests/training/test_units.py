@@ -356,7 +356,7 @@ def test_the_net_speaks_the_units_of_the_user(units):
 def test_objectives_are_those_of_the_standardised_target(cls):
     weight = rng.uniform(0.5, 2, size=150)
     y = 1998 + 1e3 * z
-    model = fitted(cls(alpha=0.0), X, y, sample_weight=weight)
+    model = fitted(cls(alpha=0.0, retain_rate=0.5), X, y, sample_weight=weight)
     mean = np.average(y, weights=weight)
     variance = np.average((y - mean) ** 2, weights=weight)
     assert_allclose(model._target.units.location, mean)
@@ -370,7 +370,7 @@ def test_objectives_are_those_of_the_standardised_target(cls):
     assert_allclose(model.objective_, (loss + penalty) / variance)
     assert_allclose(model.penalty_, penalty / variance)
     assert_allclose(shares @ penalty_per_sample(model, X), model.penalty_)
-    total = fitted(cls(alpha=0.0), X, y)
+    total = fitted(cls(alpha=0.0, retain_rate=0.5), X, y)
     assert_allclose(effective_penalty(total, X)[0].sum(), total.penalty_)
     assert_allclose(total.fisher_diagonal_, (X**2).mean(0))
 
