@@ -26,6 +26,7 @@ from sklearn_margdrop.noise import NOISE_MODELS, Noise
 from sklearn_margdrop.numerics.devices import to_array
 from sklearn_margdrop.training.batches import Features, Host, Rows
 from sklearn_margdrop.training.callbacks import GradientStopping, Stopping
+from sklearn_margdrop.training.checkpoints import TrainingCheckpoint
 from sklearn_margdrop.training.curvatures import Start, information
 from sklearn_margdrop.training.solvers import GLM_SOLVERS, one_of
 from sklearn_margdrop.training.units import conversion
@@ -176,7 +177,8 @@ class BaseMarginalizedGLM(Coefficients):
 
     def _train(self, rows: Rows, valid: Rows | None, call: Call) -> TargetNet:
         self._find_strengths(rows, call)
-        self._choose_discount(rows, call)
+        first = None if call.checkpoints is None else call.checkpoints.of(0)
+        self._choose_discount(rows, call, first)
         nets = []
         restarts = 0 if call.incremental or call.continuing else self.n_restarts
         for attempt in range(1 + restarts):
@@ -185,7 +187,10 @@ class BaseMarginalizedGLM(Coefficients):
                 self._go_on(net, call.incremental)
             else:
                 self._start(net, rows, call.incremental, at_random=attempt > 0)
-            checkpoint = None if call.checkpoints is None else call.checkpoints.of(attempt)
+            net.unlabeled_discount_ = self.unlabeled_discount_
+            checkpoint = first
+            if call.checkpoints is not None and attempt > 0:
+                checkpoint = call.checkpoints.of(attempt)
             epochs = 1 if call.incremental else self.max_iter
             self._optimise(net, rows, call, epochs, call.watcher, checkpoint)
             nets.append(net)
@@ -211,14 +216,16 @@ class BaseMarginalizedGLM(Coefficients):
             # That of the next call is another.
             net.module_.linears[0].register_buffer("centre", None)
 
-    def _choose_discount(self, rows: Rows, call: Call) -> None:
-        """Let held-out labelled rows choose the discount, unless it is given or the fit a stream.
+    def _choose_discount(
+        self, rows: Rows, call: Call, checkpoint: TrainingCheckpoint | None
+    ) -> None:
+        """Let held-out labelled rows choose the discount, unless it is given.
 
-        On Dask collections and of rows in files, too, the unlabelled rows have a small share of
-        the penalty instead.
+        With online solvers, on Dask collections and of rows in files, the unlabelled rows have a
+        small share of the penalty instead.
         """
         unlabeled = rows.unlabeled
-        if unlabeled is None or self.unlabeled_discount != "auto" or call.incremental:
+        if unlabeled is None or self.unlabeled_discount != "auto" or not self._solver.full_batch:
             return
         if rows.features.is_mapped or unlabeled.is_mapped:
             return
@@ -234,10 +241,13 @@ class BaseMarginalizedGLM(Coefficients):
                 raise KeyboardInterrupt
             return net
 
-        share, size = choose_share(train, rows), (len(unlabeled), call.total_weight)
-        self.unlabeled_discount_ = discount_of_share(share, *size)
-        rows.unlabeled_share = unlabeled_share(self.unlabeled_discount_, *size)
-        if share == 0:
+        size = len(unlabeled), call.total_weight
+        discount = None if checkpoint is None else checkpoint.stored("unlabeled_discount_")
+        if discount is None:
+            discount = discount_of_share(choose_share(train, rows), *size)
+        self.unlabeled_discount_ = discount
+        rows.unlabeled_share = unlabeled_share(discount, *size)
+        if discount == 0:
             rows.unlabeled = None
 
     def _find_strengths(self, rows: Rows, call: Call) -> None:

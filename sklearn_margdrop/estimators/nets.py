@@ -33,9 +33,12 @@ class TargetNet(MarginalizedNet):
     ----------
     retain_rate_ : tuple of (float, float) or None
         What "auto" stands for in its networks, if that was asked for.
+    unlabeled_discount_ : float or None
+        The discount of the fit, in generalised linear models.
     """
 
     retain_rate_: tuple[float, float] | None = None
+    unlabeled_discount_: float | None = None
 
     def __init__(self, *args: Any, target: Target, **kwargs: Any):
         super().__init__(*args, **kwargs)

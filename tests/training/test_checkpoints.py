@@ -28,6 +28,7 @@ from sklearn_margdrop import (
     MarginalizedDropoutGLMRegressor,
     MarginalizedDropoutRegressor,
 )
+from sklearn_margdrop.estimators import glm as glm_module
 from sklearn_margdrop.estimators import network as network_module
 from sklearn_margdrop.training import checkpoints as module
 from sklearn_margdrop.training.checkpoints import Checkpoints
@@ -89,8 +90,8 @@ MODELS = {
     "stopped by a callback": network(
         callbacks=[EarlyStopping("train_loss", patience=2, threshold=10.0)]
     ),
-    "lbfgs": glm(),
-    "restarts": glm(n_restarts=2, method="quadratic", max_iter=3),
+    "lbfgs": glm(unlabeled_discount=0.5),
+    "restarts": glm(n_restarts=2, method="quadratic", max_iter=3, unlabeled_discount=0.5),
     "fisher": glm(MarginalizedDropoutGLMRegressor, solver="fisher"),
     "adagrad": glm(solver="adagrad", method="sampling"),
 }
@@ -165,6 +166,19 @@ def test_a_killed_fit_ends_where_an_uninterrupted_one_does(data, tmp_path, monke
         if name != "stopped by a callback":
             kill_in_step(patch, n=1)
         assert_same(fit(model, data), whole)
+
+
+def test_the_discount_of_unlabelled_rows_is_chosen_once(data, tmp_path, monkeypatch):
+    shares = [0.1]
+    monkeypatch.setattr(glm_module, "choose_share", lambda *args: shares.pop())
+    model = glm(checkpoint=tmp_path)
+    with monkeypatch.context() as patch:
+        kill_in_step(patch, 4)
+        with pytest.raises(Killed):
+            fit(model, data)
+    resumed = fit(model, data)
+    given = glm(unlabeled_discount=resumed.unlabeled_discount_)
+    assert_array_equal(resumed.coef_, fit(given, data).coef_)
 
 
 def test_retain_rates_are_chosen_once(data, tmp_path, monkeypatch):
