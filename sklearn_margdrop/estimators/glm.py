@@ -221,13 +221,11 @@ class BaseMarginalizedGLM(Coefficients):
     ) -> None:
         """Let held-out labelled rows choose the discount, unless it is given.
 
-        With online solvers, on Dask collections and of rows in files, the unlabelled rows have a
-        small share of the penalty instead.
+        With online solvers and on Dask collections the unlabelled rows have a small share of the
+        penalty instead.
         """
         unlabeled = rows.unlabeled
         if unlabeled is None or self.unlabeled_discount != "auto" or not self._solver.full_batch:
-            return
-        if rows.features.is_mapped or unlabeled.is_mapped:
             return
 
         def train(labelled: Rows, share: float) -> TargetNet:

@@ -103,8 +103,7 @@ class MarginalizedDropoutGLMClassifier(BaseMarginalizedClassifier, BaseMarginali
         ``(R + d * R_unlabeled) / (n + d * m)`` for n labelled and m unlabelled rows (W). Too large
         a weight rewards confidence about the unlabelled rows, right or wrong. With `"auto"`,
         held-out labelled rows choose from those with which unlabelled rows make up 0, 3, 10 or
-        30 % of the penalty; with online solvers, Dask collections and memory-mapped rows it is
-        3 %.
+        30 % of the penalty; with online solvers and Dask collections it is 3 %.
 
     class_weight : dict or "balanced", default=None
         Weights of the classes, ``{label: weight}``; `"balanced"` weights them inversely to

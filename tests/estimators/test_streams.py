@@ -144,7 +144,14 @@ def test_glms_learn_from_chunks_what_an_epoch_teaches(cls, solver, method, n_tog
     """To the last bit: `fit` is given the rows so that it visits them in the chunks' order."""
     X, y = data
     y, first_call = target_of(cls, y)
-    start = cls(solver=solver, method=method, batch_size=SIZE, random_state=0)
+    start = cls(
+        solver=solver,
+        method=method,
+        batch_size=SIZE,
+        retain_rate=0.5,
+        alpha=1e-4,
+        random_state=0,
+    )
     start = begun(start, X, y, first_call)
     fitted, stream = copy.deepcopy(start), copy.deepcopy(start)
     for chunk in chunks(len(X), n_together * SIZE):
@@ -162,6 +169,7 @@ def test_glms_need_no_common_start_with_a_rate_and_no_intercept(cls, solver, dat
     X, y = data
     y, first_call = target_of(cls, y)
     settings = {"learning_rate_init": 0.05, "fit_intercept": False}
+    settings |= {"retain_rate": 0.5, "alpha": 1e-4}
     if cls is MarginalizedDropoutGLMRegressor:  # whose units depend on the rows otherwise
         y, settings["family"] = np.abs(y), "poisson"
     stream, fitted = (
