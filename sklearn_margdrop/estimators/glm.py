@@ -20,6 +20,7 @@ from sklearn_margdrop.estimators.discounts import choose_share
 from sklearn_margdrop.estimators.nets import TargetNet
 from sklearn_margdrop.estimators.scales import ColumnSums, auto_alpha, auto_retain_rate
 from sklearn_margdrop.estimators.sklearn_private import Interval, StrOptions
+from sklearn_margdrop.estimators.targets import Target
 from sklearn_margdrop.estimators.validation import check_noise, draw_seed
 from sklearn_margdrop.methods import GLM_METHODS
 from sklearn_margdrop.noise import NOISE_MODELS, Noise
@@ -43,6 +44,11 @@ _ROWS_OF_STREAM = 10_000
 
 #: Epochs without progress after which an online solver ends.
 _PATIENCE = 5
+
+
+def _unit(target: Target, rows: Rows) -> float:
+    """The unit of `tol` in nats; of rare labels it is small, as the loss of a constant is."""
+    return min(target.loss_unit(rows), target.constant_loss(rows) or 1.0)
 
 
 def _rows_of_stream(shares: NDArray[np.float64], n_rows: int) -> int:
@@ -285,7 +291,7 @@ class BaseMarginalizedGLM(Coefficients):
         online = not self._solver.full_batch
         callbacks = []
         if not call.incremental:
-            unit = call.target.loss_unit(rows)
+            unit = _unit(call.target, rows)
             callbacks.append(
                 Stopping("train_loss", 0.1 * self.tol * unit, _PATIENCE)
                 if online
@@ -410,7 +416,7 @@ class BaseMarginalizedGLM(Coefficients):
     def _stalled(self, net: TargetNet, rows: Rows) -> str:
         if not self._solver.full_batch:
             return super()._stalled(net, rows)
-        decrement, unit = net.optimizer_.decrement, net.target.loss_unit(rows) ** 0.5
+        decrement, unit = net.optimizer_.decrement, _unit(net.target, rows) ** 0.5
         dtype = str(net.module__dtype).removeprefix("torch.")
         changes = ["pass float64"] if dtype == "float32" else []
         eps = torch.finfo(net.module__dtype).eps

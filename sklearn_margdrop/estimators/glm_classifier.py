@@ -80,7 +80,8 @@ class MarginalizedDropoutGLMClassifier(BaseMarginalizedClassifier, BaseMarginali
     tol : float, default=5e-3
         L-BFGS ends where the norm of the gradient is at most `tol`, in coordinates in which the
         curvature is about one, so that half its square is about the distance of the objective
-        from its minimum, in nats. An online solver ends when the objective goes for more than 5
+        from its minimum, in nats, or in units of the loss of the best constant if that is less. An
+        online solver ends when the objective goes for more than 5
         epochs without improving by more than ``tol / 10`` on its best. Where a fit gets stuck
         before, it warns.
 

@@ -51,7 +51,7 @@ def auto_retain_rate(sums: ColumnSums) -> float:
     >>> import numpy as np
     >>> from sklearn_margdrop.estimators.scales import ColumnSums, auto_retain_rate
     >>> occurrences, squares = np.full(10, 95.0), np.ones(10)
-    >>> auto_retain_rate(ColumnSums(occurrences, squares, squares))  # 10 columns, 95 rows
+    >>> round(auto_retain_rate(ColumnSums(occurrences, squares, squares)), 3)
     0.95
     >>> occurrences = np.array([300.0, 20.0, 2.0, 1.0, 1.0])
     >>> auto_retain_rate(ColumnSums(occurrences, occurrences, occurrences))

@@ -62,7 +62,7 @@ class FisherLBFGS:
     A quadratic function with the curvatures 1 and 10,000:
 
     >>> import torch
-    >>> from sklearn_margdrop.training.optimizers import FisherLBFGS
+    >>> from sklearn_margdrop.training.lbfgs import FisherLBFGS
     >>> x, curvature = torch.nn.Parameter(torch.ones(2)), torch.tensor([1.0, 1e4])
     >>> optimizer = FisherLBFGS([{"params": [x]}])
     >>> optimizer.precondition([curvature])
