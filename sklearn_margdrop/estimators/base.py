@@ -231,7 +231,8 @@ class BaseMarginalizedEstimator(
             Target values. Only the network for labels takes a sparse matrix.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights. An integer weight is the same as that many copies of the
-            row; apart from how rows compare with unlabelled ones, only their ratios matter.
+            row, except where held-out rows choose a parameter. Apart from how rows compare with
+            unlabelled ones, and from parameters that are "auto", only their ratios matter.
         X_unlabeled : {array-like, sparse matrix} of shape (n_unlabeled, n_features), default=None
             Rows without a target that sharpen the penalty, see `unlabeled_discount`.
 
